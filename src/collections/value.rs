@@ -1,0 +1,123 @@
+//! JSON values as the text that Postgres reads.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// How a JSON value becomes text for a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ValueForm {
+    /// A string is Postgres input syntax (unescaped), a number or a boolean its own text. Arrays and objects are refused.
+    Scalar,
+    /// As [`ValueForm::Scalar`]; relative words ("now", "today", ...) are refused: they would mean the time of writing.
+    Time,
+    /// `json`, `jsonb`: the JSON text itself.
+    Json,
+    /// Arrays and composites: JSON, read by `jsonb_populate_record` (a JSON string is Postgres syntax).
+    Structured,
+}
+
+/// Why a JSON value can't be text for a column. `Display` goes on a sentence that begins with the column.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ValueError(pub String);
+
+impl ValueForm {
+    /// The text that Postgres reads, `None` for SQL NULL. `json` is one valid JSON value without surrounding white space.
+    ///
+    /// # Errors
+    /// A sentence that says what the column takes.
+    pub fn text<'a>(&self, json: &'a str) -> Result<Option<Cow<'a, str>>, ValueError> {
+        if json == "null" {
+            return Ok(None);
+        }
+        let text = match self {
+            Self::Json | Self::Structured => Cow::Borrowed(json),
+            Self::Scalar => scalar(json)?,
+            Self::Time => fixed_time(scalar(json)?)?,
+        };
+        Ok(Some(text))
+    }
+}
+
+fn scalar(json: &str) -> Result<Cow<'_, str>, ValueError> {
+    match json.as_bytes().first() {
+        Some(b'"') => Ok(unescaped(json)),
+        Some(b'[') => Err(ValueError("takes a single value, but is an array".to_owned())),
+        Some(b'{') => Err(ValueError("takes a single value, but is an object".to_owned())),
+        _ => Ok(Cow::Borrowed(json)),
+    }
+}
+
+/// A JSON string without its quotes and escapes.
+fn unescaped(json: &str) -> Cow<'_, str> {
+    let inner = &json[1..json.len() - 1];
+    if inner.contains('\\') {
+        Cow::Owned(serde_json::from_str(json).expect("a member's value is valid JSON"))
+    } else {
+        Cow::Borrowed(inner)
+    }
+}
+
+/// Postgres reads these words anywhere in a date or time ("tomorrow 10:00"), in any case. `epoch`, `infinity` and `allballs`
+/// mean the same whenever they are read.
+fn fixed_time(text: Cow<'_, str>) -> Result<Cow<'_, str>, ValueError> {
+    const RELATIVE: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+    let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
+    match words.find_map(|word| RELATIVE.iter().find(|relative| word.eq_ignore_ascii_case(relative))) {
+        Some(word) => Err(ValueError(format!("is relative ({word:?}) and would mean the time of writing: send the time itself"))),
+        None => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(form: ValueForm, json: &str) -> Option<String> {
+        form.text(json).expect("a value").map(Cow::into_owned)
+    }
+
+    #[test]
+    fn scalars_keep_every_digit_and_letter() {
+        for number in ["1", "-0", "12345678901234567890.000", "1.0e-7", "true", "false"] {
+            assert_eq!(text(ValueForm::Scalar, number).as_deref(), Some(number));
+        }
+        assert_eq!(text(ValueForm::Scalar, r#""a\"b\\\n\u00e9\ud83d\ude00""#).as_deref(), Some("a\"b\\\n\u{e9}\u{1F600}"));
+        assert_eq!(text(ValueForm::Scalar, r#""null""#).as_deref(), Some("null"));
+        assert_eq!(text(ValueForm::Scalar, r#""""#).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn null_is_sql_null_in_every_form() {
+        for form in [ValueForm::Scalar, ValueForm::Time, ValueForm::Json, ValueForm::Structured] {
+            assert_eq!(form.text("null"), Ok(None));
+        }
+    }
+
+    #[test]
+    fn json_and_structured_values_stay_as_they_are() {
+        for json in [r#""x\u0041""#, "[1, [2.50]]", r#"{"a": null}"#, "1e400"] {
+            assert_eq!(text(ValueForm::Json, json).as_deref(), Some(json));
+            assert_eq!(text(ValueForm::Structured, json).as_deref(), Some(json));
+        }
+    }
+
+    #[test]
+    fn a_scalar_column_refuses_arrays_and_objects() {
+        assert_eq!(ValueForm::Scalar.text("[1]").expect_err("an array").to_string(), "takes a single value, but is an array");
+        assert_eq!(ValueForm::Time.text("{}").expect_err("an object").to_string(), "takes a single value, but is an object");
+    }
+
+    #[test]
+    fn relative_times_are_refused_and_fixed_ones_taken() {
+        for relative in [r#""now""#, r#"" NOW ""#, r#""Today""#, r#""tomorrow 10:00""#, r#""yesterday allballs""#, r#""n\u006fw""#] {
+            assert!(ValueForm::Time.text(relative).is_err(), "{relative}");
+        }
+        for fixed in [r#""epoch""#, r#""infinity""#, r#""-infinity""#, r#""allballs""#, r#""2024-02-29 12:00:00.5+02""#, r#""5 Nov 2020""#]
+        {
+            assert!(ValueForm::Time.text(fixed).is_ok(), "{fixed}");
+        }
+        assert!(ValueForm::Scalar.text(r#""now""#).is_ok(), "text may say now");
+    }
+}
