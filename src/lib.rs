@@ -36,3 +36,5 @@ pub mod limits;
 pub mod proto;
 #[cfg(feature = "daemon")]
 pub mod save;
+#[cfg(feature = "daemon")]
+pub mod settings;

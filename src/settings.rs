@@ -1,0 +1,269 @@
+//! What an operator can set: typed, with defaults, checked as a whole before anything starts.
+//!
+//! Precedence, low to high: built-in default, file, environment (`FOREBAY__SECTION__KEY`), flags
+//! (`--set section.key=value`). `DATABASE_URL` ranks below all for `postgres.url`. Unknown keys are refused.
+//!
+//! One table, `keys`, holds every key with its unit and range: all three sources, the listing of `forebay check` and the
+//! test of `config/forebay.toml` read it.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::collections::CollectionSettings;
+
+mod check;
+mod default;
+mod keys;
+mod kinds;
+mod load;
+mod nearest;
+mod problem;
+mod secret;
+mod sources;
+
+pub use load::{Listed, Loaded};
+pub use problem::{Origin, Problem, SettingsError};
+pub use secret::Secret;
+
+/// Everything an operator can set. Field names are the keys of `config/forebay.toml`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `[grpc]`
+    pub grpc: GrpcSettings,
+    /// `[http]`
+    pub http: HttpSettings,
+    /// `[journal]`
+    pub journal: JournalSettings,
+    /// `[backlog]`
+    pub backlog: BacklogSettings,
+    /// `[drain]`
+    pub drain: DrainSettings,
+    /// `[postgres]`
+    pub postgres: PostgresSettings,
+    /// `[failed]`
+    pub failed: FailedSettings,
+    /// `[request_ids]`
+    pub request_ids: RequestIdSettings,
+    /// `[stop]`
+    pub stop: StopSettings,
+    /// `[log]`
+    pub log: LogSettings,
+    /// `[lanes.NAME]`; one lane named `default` in this version.
+    pub lanes: BTreeMap<String, LaneSettings>,
+    /// `[collections.NAME]`
+    pub collections: BTreeMap<String, CollectionSettings>,
+}
+
+/// The front door.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrpcSettings {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Open connections.
+    pub connections_max: u64,
+    /// Calls that one connection may have open at once.
+    pub streams_per_connection_max: u32,
+    /// Saving calls in flight over all connections.
+    pub calls_in_flight_max: u64,
+    /// Waiting calls (Flush).
+    pub awaiting_calls_max: u64,
+    /// Open save streams.
+    pub save_streams_max: u64,
+    /// Saves of one stream that are not acknowledged yet.
+    pub stream_unacknowledged_max: u64,
+    /// A request message.
+    pub message_bytes_max: u64,
+    /// The JSON body of one save.
+    pub body_bytes_max: u64,
+    /// All parts of one key together.
+    pub key_bytes_max: u64,
+    /// Saves in one batch or stream message.
+    pub batch_saves_max: u64,
+    /// All headers of a request.
+    pub header_bytes_max: u32,
+    /// From accept to the end of the HTTP/2 preface and settings.
+    pub handshake_timeout: Duration,
+    /// From accept to the first byte.
+    pub first_byte_timeout: Duration,
+    /// HTTP/2 ping when a connection is silent.
+    pub keepalive_interval: Duration,
+    /// Time to answer that ping.
+    pub keepalive_timeout: Duration,
+}
+
+/// Metrics and probes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpSettings {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+}
+
+/// The journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalSettings {
+    /// Where it lives: `$STATE_DIRECTORY`, else `./forebay-data`.
+    pub directory: PathBuf,
+    /// Journal bytes of what is not drained.
+    pub bytes_max: u64,
+    /// Free space of the file system below which saves are refused.
+    pub free_bytes_min: u64,
+    /// Size at which a segment is followed by the next.
+    pub segment_bytes: u64,
+    /// Bytes of one group.
+    pub group_bytes_max: u64,
+    /// Saves of one group.
+    pub group_saves_max: u64,
+    /// Encoded saves waiting for the journal's thread.
+    pub inbox_bytes_max: u64,
+    /// How long drained groups stay.
+    pub retention: Duration,
+    /// How many bytes of drained groups stay.
+    pub retention_bytes_max: u64,
+    /// A sync that takes longer is logged.
+    pub sync_warn: Duration,
+    /// A sync that takes longer is a failed disk (fail stop).
+    pub sync_timeout: Duration,
+}
+
+/// The backlog.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BacklogSettings {
+    /// Bytes of what is not in Postgres yet.
+    pub bytes_max: u64,
+    /// Objects that are not in Postgres yet.
+    pub objects_max: u64,
+}
+
+/// The drain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrainSettings {
+    /// Rows per statement at the start; adapts in later versions.
+    pub statement_rows: u64,
+    /// Objects of one generation.
+    pub generation_objects_max: u64,
+    /// First wait after an error that passes.
+    pub retry_wait_min: Duration,
+    /// Longest wait after an error that passes; full jitter.
+    pub retry_wait_max: Duration,
+}
+
+/// Postgres.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PostgresSettings {
+    /// Connection string or URL; read it with [`PostgresSettings::url`].
+    pub url: Option<Secret>,
+    /// Schemas whose tables are collections; the first needs no prefix.
+    pub schemas: Vec<String>,
+    /// Connections beside the writers.
+    pub readers: usize,
+    /// How long the very first start, which has no catalog yet, waits for Postgres.
+    pub first_wait: Duration,
+    /// The whole handshake.
+    pub connect_timeout: Duration,
+    /// `statement_timeout`; our own limit per call is 5 s above it.
+    pub statement_timeout: Duration,
+    /// `lock_timeout`
+    pub lock_timeout: Duration,
+    /// `idle_in_transaction_session_timeout`
+    pub idle_in_transaction_timeout: Duration,
+    /// `synchronous_commit` of our transactions.
+    pub synchronous_commit: SynchronousCommit,
+    /// Work although the server runs with `fsync = off`.
+    pub allow_fsync_off: bool,
+    /// TCP keepalive: silence before the first probe.
+    pub keepalive_idle: Duration,
+    /// TCP keepalive: between probes.
+    pub keepalive_interval: Duration,
+    /// TCP keepalive: probes before the connection is dead.
+    pub keepalive_count: u32,
+    /// Unacknowledged data for so long: the connection is dead.
+    pub tcp_user_timeout: Duration,
+}
+
+/// `synchronous_commit`: nothing below `local`, which would break P1's other half.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SynchronousCommit {
+    /// Flushed on the server.
+    Local,
+    /// The server's `on`.
+    #[default]
+    On,
+    /// Written by synchronous standbys.
+    RemoteWrite,
+    /// Applied by synchronous standbys.
+    RemoteApply,
+}
+
+/// Failed saves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedSettings {
+    /// Open rows of `forebay.failed_save`; at the limit the lane halts.
+    pub saves_max: u64,
+}
+
+/// Recognising retried saves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestIdSettings {
+    /// Stream ids remembered.
+    pub count_max: u64,
+}
+
+/// Stopping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StopSettings {
+    /// How long to go on draining.
+    pub drain_timeout: Duration,
+    /// The whole stop.
+    pub timeout: Duration,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter of tracing.
+    pub level: String,
+    /// Text or JSON; without it text on a terminal, else JSON.
+    pub format: Option<LogFormat>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// A lane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneSettings {
+    /// How long saves gather before they are written; 0 writes at once.
+    pub window: Duration,
+}
+
+impl Settings {
+    /// Settings from the defaults, the environment, a file and `--set` arguments, checked as a whole.
+    ///
+    /// `env` is the process environment: `DATABASE_URL`, `STATE_DIRECTORY` and what begins with `FOREBAY__` are used.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with every problem of every source, not only the first.
+    pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, sets: &[String]) -> Result<Self, SettingsError> {
+        Loaded::load(file, env, sets).map(|loaded| loaded.settings)
+    }
+}
+
+impl PostgresSettings {
+    /// The connection string, if there is one. A secret: for connecting, not for printing.
+    pub fn url(&self) -> Option<&str> {
+        self.url.as_ref().map(Secret::expose)
+    }
+}
+
+#[cfg(test)]
+mod tests;
