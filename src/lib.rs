@@ -29,6 +29,8 @@
 //! [`proto`], the generated contract); [`sandbox`] is the private Postgres of [`dev`], [`demo`], [`bench`] and the tests.
 
 #[cfg(feature = "daemon")]
+pub mod backlog;
+#[cfg(feature = "daemon")]
 pub mod collections;
 #[cfg(feature = "daemon")]
 pub mod limits;

@@ -1,0 +1,238 @@
+//! Folding and generations: what is accepted and not yet in Postgres.
+//!
+//! A pure structure: no clock, no I/O, no async, no metrics. The fold is a cache of the journal: whatever goes wrong with
+//! a generation, it is dropped and the journal is folded again. Keeps P2 (folding never shows) and P5 (a generation never
+//! ends inside an atomic batch).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::{Add, AddAssign},
+    time::SystemTime,
+};
+
+use crate::save::{Accepted, Body, CollectionId, ColumnSet, Key, Sequence};
+
+mod fold;
+
+/// What a save or a fold takes of the limits `backlog.bytes_max` and `backlog.objects_max`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes, as [`Save::bytes`](crate::save::Save::bytes) counts them.
+    pub bytes: u64,
+    /// Objects and appended rows.
+    pub objects: u64,
+}
+
+/// The folded saves of one object: what one row has to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// What to do with the row.
+    pub fold: Fold,
+    /// The last save folded in.
+    pub last: Sequence,
+    /// How many saves are folded in.
+    pub saves: u64,
+}
+
+/// What to do with a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fold {
+    /// Update these columns, insert if missing.
+    Set {
+        /// The columns named, key columns left out.
+        columns: ColumnSet,
+        /// Their values.
+        body: Body,
+    },
+    /// As a delete followed by an insert: columns not named return to their defaults.
+    Replace {
+        /// The columns named, key columns left out.
+        columns: ColumnSet,
+        /// Their values.
+        body: Body,
+    },
+    /// Delete it, if it is there.
+    Delete,
+}
+
+/// A row to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendedRow {
+    /// The save.
+    pub sequence: Sequence,
+    /// The columns named.
+    pub columns: ColumnSet,
+    /// Their values.
+    pub body: Body,
+}
+
+/// What one collection has in a generation.
+#[derive(Clone, Debug, Default)]
+pub struct CollectionFold {
+    /// Upsert collections: one entry an object.
+    pub objects: HashMap<Key, Object, foldhash::fast::RandomState>,
+    /// Append collections: rows in sequence order.
+    pub appended: Vec<AppendedRow>,
+    /// Bytes that its objects and rows take of the limits.
+    pub bytes: u64,
+}
+
+/// What is applied as one transaction: every save of a lane after `after` up to `through`.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The lane's position before it.
+    pub after: Sequence,
+    /// Its last save; the lane's position once it is applied.
+    pub through: Sequence,
+    /// The folds.
+    pub collections: HashMap<CollectionId, CollectionFold, foldhash::fast::RandomState>,
+    /// Saves folded in.
+    pub saves: u64,
+    /// What it takes of the limits.
+    pub footprint: Footprint,
+    /// When its first save was accepted.
+    pub oldest_accepted_at: Option<SystemTime>,
+}
+
+/// The backlog of one lane: generations that are sealed, oldest first, and the one in the making.
+#[derive(Debug)]
+pub struct Backlog {
+    sealed: VecDeque<Generation>,
+    making: Generation,
+    generation_objects_max: u64,
+    /// The last save came with more of its batch to follow: here the making generation can't end.
+    inside_batch: bool,
+    footprint: Footprint,
+    saves: u64,
+}
+
+impl Backlog {
+    /// An empty backlog of a lane whose saves up to `after` are in Postgres.
+    ///
+    /// A generation is sealed at the latest with `generation_objects_max` objects, unless an atomic batch goes on there.
+    pub fn new(generation_objects_max: u64, after: Sequence) -> Self {
+        Self {
+            sealed: VecDeque::new(),
+            making: Generation::empty(after),
+            generation_objects_max,
+            inside_batch: false,
+            footprint: Footprint::default(),
+            saves: 0,
+        }
+    }
+
+    /// Folds a save in and returns what of its reservation ([`Save::bytes`](crate::save::Save::bytes) and one object) that
+    /// saved: the caller gives it back to the limits. The footprints of all generations are always what is left.
+    pub fn offer(&mut self, accepted: Accepted) -> Footprint {
+        let before = self.making.footprint;
+        self.inside_batch = accepted.save.batch_left > 0;
+        let saved = self.making.fold_in(accepted);
+        let after = self.making.footprint;
+        // Never below zero in sum: a generation's footprint is part of the total.
+        self.footprint.bytes = self.footprint.bytes + after.bytes - before.bytes;
+        self.footprint.objects = self.footprint.objects + after.objects - before.objects;
+        self.saves += 1;
+        if after.objects >= self.generation_objects_max && !self.inside_batch {
+            let full = self.start_another();
+            self.sealed.push_back(full);
+        }
+        saved
+    }
+
+    /// Takes out the oldest sealed generation, else the one in the making; `None` when that is empty or inside a batch.
+    pub fn seal(&mut self) -> Option<Generation> {
+        let taken = match self.sealed.pop_front() {
+            Some(oldest) => oldest,
+            None if self.making.saves == 0 || self.inside_batch => return None,
+            None => self.start_another(),
+        };
+        self.footprint.bytes -= taken.footprint.bytes;
+        self.footprint.objects -= taken.footprint.objects;
+        self.saves -= taken.saves;
+        Some(taken)
+    }
+
+    /// Where the generation ends that [`Self::seal`] would give.
+    pub fn seal_through(&self) -> Option<Sequence> {
+        let makes = || (self.making.saves > 0 && !self.inside_batch).then_some(&self.making);
+        self.sealed.front().or_else(makes).map(|generation| generation.through)
+    }
+
+    /// Generations that are full and wait.
+    pub fn sealed(&self) -> usize {
+        self.sealed.len()
+    }
+
+    /// The generation in the making.
+    pub fn making(&self) -> &Generation {
+        &self.making
+    }
+
+    /// Every save of the lane up to here has been taken out.
+    pub fn after(&self) -> Sequence {
+        self.sealed.front().unwrap_or(&self.making).after
+    }
+
+    /// Every save of the lane up to here has been offered.
+    pub fn through(&self) -> Sequence {
+        self.making.through
+    }
+
+    /// When the oldest save was accepted.
+    pub fn oldest_accepted_at(&self) -> Option<SystemTime> {
+        self.sealed.front().unwrap_or(&self.making).oldest_accepted_at
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.saves == 0
+    }
+
+    /// Objects and appended rows; an object counts once in every generation that holds it.
+    pub fn objects(&self) -> u64 {
+        self.footprint.objects
+    }
+
+    /// Bytes, as [`Save::bytes`](crate::save::Save::bytes) counts them.
+    pub fn bytes(&self) -> u64 {
+        self.footprint.bytes
+    }
+
+    /// Saves.
+    pub fn saves(&self) -> u64 {
+        self.saves
+    }
+
+    /// What each collection takes, for metrics.
+    pub fn by_collection(&self) -> HashMap<CollectionId, Footprint> {
+        let mut sums = HashMap::<_, Footprint>::new();
+        for (id, footprint) in self.sealed.iter().chain([&self.making]).flat_map(Generation::by_collection) {
+            *sums.entry(id).or_default() += footprint;
+        }
+        sums
+    }
+
+    fn start_another(&mut self) -> Generation {
+        let next = Generation::empty(self.making.through);
+        std::mem::replace(&mut self.making, next)
+    }
+}
+
+impl Add for Footprint {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, objects: self.objects + other.objects }
+    }
+}
+
+impl AddAssign for Footprint {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod model;
+#[cfg(test)]
+mod tests;
