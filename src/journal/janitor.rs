@@ -1,0 +1,222 @@
+//! The janitor: a thread for everything that must not hold the owner up. Opens segments ahead, closes old ones, serves
+//! readers of them, removes drained ones, writes the watermark, measures free space.
+
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    JournalId,
+    directory::Directory,
+    recovery::{LIVE_CACHE_BYTES, READ_CACHE_BYTES},
+    segment::{self, SegmentWriter, Settled, Wanted},
+    shared::{Fetched, Shared},
+    store::{Store, StoreError},
+    table::Retention,
+    watermark::{Mark, Watermark},
+};
+use crate::save::Sequence;
+
+/// How often it looks around.
+const TICK: Duration = Duration::from_millis(250);
+/// How often the watermark is written and space is measured.
+const SLOW_TICK: Duration = Duration::from_secs(1);
+/// Closed segments that stay open for readers, and for how long without any.
+const OPEN_MAX: usize = 2;
+const OPEN_IDLE: Duration = Duration::from_secs(10);
+
+/// What it is asked to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    Close(SegmentWriter),
+    Read(Wanted, oneshot::Sender<Fetched>),
+    /// Look around now; tell when done.
+    Look(Option<mpsc::Sender<()>>),
+    /// The owner has ended in order: close what is open.
+    Finish(SegmentWriter, Option<Prepared>),
+    /// The owner has failed: touch nothing more.
+    End,
+}
+
+/// A segment opened ahead, empty and durable.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub segment: u64,
+    pub store: Store,
+}
+
+pub(super) struct Janitor {
+    pub shared: Arc<Shared>,
+    pub directory: Arc<Directory>,
+    pub jobs: mpsc::Receiver<Job>,
+    pub prepared: mpsc::Sender<Prepared>,
+    pub watermark: Watermark,
+    pub journal: JournalId,
+    pub run: u64,
+    pub next_segment: u64,
+    pub retention: Retention,
+    pub segment_bytes: u64,
+    /// Saves up to here may be gone.
+    pub removed: Sequence,
+    /// Closed segments open for readers, the latest used last.
+    pub open: Vec<(u64, Store, Instant)>,
+    pub slow_tick: Instant,
+    /// The segment that the owner was asked to end early.
+    pub rotating: Option<u64>,
+}
+
+impl Janitor {
+    /// The thread's whole life.
+    pub(super) fn run(mut self) {
+        if let Err(error) = self.serve() {
+            self.shared.fail(format!("keep the journal: {error}"));
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), StoreError> {
+        self.prepare()?;
+        loop {
+            match self.jobs.recv_timeout(TICK) {
+                Ok(Job::Close(segment)) => {
+                    self.close(segment)?;
+                    self.prepare()?;
+                }
+                Ok(Job::Read(wanted, reply)) => drop(reply.send(self.fetch(&wanted))),
+                Ok(Job::Look(done)) => {
+                    self.look_around(true)?;
+                    if let Some(done) = done {
+                        // Nobody may be waiting any more.
+                        let _ = done.send(());
+                    }
+                }
+                Ok(Job::Finish(segment, prepared)) => return self.finish(segment, prepared),
+                Ok(Job::End) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(mpsc::RecvTimeoutError::Timeout) => self.look_around(false)?,
+            }
+        }
+    }
+
+    fn prepare(&mut self) -> Result<(), StoreError> {
+        let segment = self.next_segment;
+        self.next_segment += 1;
+        let store = Store::open(&self.directory.segment(segment), LIVE_CACHE_BYTES)?;
+        // An owner that has ended needs none.
+        let _ = self.prepared.send(Prepared { segment, store });
+        Ok(())
+    }
+
+    fn close(&mut self, segment: SegmentWriter) -> Result<(), StoreError> {
+        let mut settled = Settled::new();
+        self.shared.positions(&mut settled);
+        let number = segment.summary().segment;
+        let summary = segment.close(&self.directory.segment(number), &settled)?;
+        self.shared.table().close(summary);
+        self.write_watermark()
+    }
+
+    fn look_around(&mut self, now: bool) -> Result<(), StoreError> {
+        if now || self.slow_tick.elapsed() >= SLOW_TICK {
+            self.slow_tick = Instant::now();
+            self.write_watermark()?;
+            self.look_after_space()?;
+        } else {
+            self.remove_drained()?;
+        }
+        self.open.retain(|(_, _, used)| used.elapsed() < OPEN_IDLE);
+        Ok(())
+    }
+
+    fn write_watermark(&mut self) -> Result<(), StoreError> {
+        let (chunk, sequence) = {
+            let table = self.shared.table();
+            (table.current().last_chunk, table.current().last())
+        };
+        Ok(self.watermark.write(Mark { journal: self.journal, run: self.run, chunk, sequence, removed: self.removed })?)
+    }
+
+    /// Removes what may go; if space is short, all that is drained, before any save is refused.
+    fn look_after_space(&mut self) -> Result<(), StoreError> {
+        let measure = |janitor: &Self| janitor.shared.space.measure(janitor.directory.path());
+        let margin = self.shared.space.min().saturating_add(self.segment_bytes.saturating_mul(2));
+        self.retention.pressed = measure(self)? < margin;
+        self.remove_drained()?;
+        if self.retention.pressed {
+            measure(self)?;
+        }
+        self.shared.space.decide();
+        Ok(())
+    }
+
+    fn remove_drained(&mut self) -> Result<(), StoreError> {
+        let (now, retention) = (Instant::now(), self.retention);
+        while let Some((segment, last)) = self.removable(now) {
+            // First it is said that it may be missing: a segment that is missing unsaid is a damage.
+            self.removed = last;
+            self.write_watermark()?;
+            self.open.retain(|(open, _, _)| *open != segment);
+            self.shared.table().forget(segment);
+            if let Err(error) = self.directory.remove_segment(segment) {
+                tracing::warn!(segment, %error, "a drained segment could not be removed");
+            }
+        }
+        self.ask_for_rotation(now, retention);
+        Ok(())
+    }
+
+    /// Asks anew for each segment: a floor that fell pins what is not yet gone.
+    fn removable(&self, now: Instant) -> Option<(u64, Sequence)> {
+        let mut table = self.shared.table();
+        table.note_drained(self.shared.confirmed_floor()?, now);
+        table.removable(now, self.retention)
+    }
+
+    /// An idle journal shrinks: a current segment that is drained and whose retention is over ends early.
+    fn ask_for_rotation(&mut self, now: Instant, retention: Retention) {
+        let (current, wanted) = {
+            let table = self.shared.table();
+            (table.current().segment, table.wants_rotation(now, retention))
+        };
+        if wanted && self.rotating != Some(current) {
+            self.rotating = Some(current);
+            // If the inbox is closed, the segment is about to be closed anyway.
+            let _ = self.shared.inbox.send(super::shared::Request::Rotate);
+        }
+    }
+
+    fn fetch(&mut self, wanted: &Wanted) -> Fetched {
+        if !self.directory.segment(wanted.segment).exists() {
+            return None;
+        }
+        Some(self.reading(wanted.segment).and_then(|store| segment::fetch(store, wanted)))
+    }
+
+    fn reading(&mut self, segment: u64) -> Result<&Store, StoreError> {
+        let (segment, store) = match self.open.iter().position(|(open, _, _)| *open == segment) {
+            Some(at) => {
+                let (segment, store, _) = self.open.remove(at);
+                (segment, store)
+            }
+            None => (segment, Store::open(&self.directory.segment(segment), READ_CACHE_BYTES)?),
+        };
+        if self.open.len() == OPEN_MAX {
+            self.open.remove(0);
+        }
+        self.open.push((segment, store, Instant::now()));
+        Ok(&self.open.last().expect("just put there").1)
+    }
+
+    fn finish(&mut self, segment: SegmentWriter, prepared: Option<Prepared>) -> Result<(), StoreError> {
+        self.open.clear();
+        self.close(segment)?;
+        if let Some(Prepared { segment, store }) = prepared {
+            store.close()?;
+            let removed: io::Result<()> = self.directory.remove_segment(segment);
+            removed?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! The ledger: small durable state beside the segments (run number, owner tokens, the cached catalog).
+//!
+//! Each key has a head; a value that is too long for it lies in parts of its own, written and synced before the head that
+//! names them. So a key holds its old value or its new one, never a mixture, and no value comes near the size that makes sled
+//! write blobs.
+//!
+//! | key                                             | value                                                             |
+//! |-------------------------------------------------|-------------------------------------------------------------------|
+//! | "h" key                                         | format version u8, turn u64, length u64, CRC32C of the value, then the value itself if it is short |
+//! | "p" length of the key u16, key, turn u64, n u32 | a part of a long value                                            |
+//!
+//! Numbers in keys are big-endian, so that parts come in order; in values little-endian.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::store::{Store, StoreError};
+
+const VERSION: u8 = 1;
+const HEAD_BYTES: usize = 1 + 8 + 8 + 4;
+const PART_BYTES_MAX: usize = 32 << 10;
+const KEY_BYTES_MAX: usize = 1 << 10;
+/// The longest value. The catalog of a thousand tables takes a few MiB.
+const VALUE_BYTES_MAX: usize = 64 << 20;
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// A handle on the ledger. Calls block; what they have written is synced when they return.
+#[derive(Clone, Debug)]
+pub struct Ledger(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    /// `None` once closed.
+    store: Option<Store>,
+    failed: Option<String>,
+}
+
+/// Why the ledger did not do as told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// The journal has been stopped.
+    #[error("the journal is stopped")]
+    Stopped,
+    /// The store failed; nothing is written any more (P8).
+    #[error("the ledger failed: {0}")]
+    Failed(String),
+    /// A value fails its checksum.
+    #[error("the ledger's value of {0:?} is damaged")]
+    Damaged(String),
+    /// A key or a value is longer than a ledger is for.
+    #[error("{0:?} or its value is too long for the ledger")]
+    TooLong(String),
+}
+
+impl Ledger {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let store = Some(Store::open(path, CACHE_BYTES)?);
+        Ok(Self(Arc::new(Mutex::new(Inner { store, failed: None }))))
+    }
+
+    /// Puts a value, durable when this returns.
+    ///
+    /// # Errors
+    /// See [`LedgerError`]; after [`LedgerError::Failed`] the key holds its old value or this one.
+    pub fn put(&self, key: &str, value: &[u8]) -> Result<(), LedgerError> {
+        if key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
+            return Err(LedgerError::TooLong(key.to_owned()));
+        }
+        self.with(|store| {
+            let before = Head::read(store, key)?.map(|head| head.turn);
+            // Parts of a put that a crash has cut short would be taken for ours.
+            remove_parts(store, key, before)?;
+            let turn = before.map_or(0, |turn| turn + 1);
+            let parts = if value.len() > PART_BYTES_MAX { value } else { &[] };
+            for (n, part) in parts.chunks(PART_BYTES_MAX).enumerate() {
+                store.put(&part_key(key, turn, n as u32), part)?;
+            }
+            if !parts.is_empty() {
+                store.sync()?;
+            }
+            store.put(&head_key(key), &Head::bytes(turn, value))?;
+            store.sync()?;
+            remove_parts(store, key, Some(turn))
+        })
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>, LedgerError> {
+        let found = self.with(|store| Head::read(store, key)?.map(|head| head.value(store, key)).transpose())?;
+        found.map(|value| value.ok_or_else(|| LedgerError::Damaged(key.to_owned()))).transpose()
+    }
+
+    /// Removes a key, durably when this returns.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub fn remove(&self, key: &str) -> Result<(), LedgerError> {
+        self.with(|store| {
+            store.remove(&head_key(key))?;
+            store.sync()?;
+            remove_parts(store, key, None)
+        })
+    }
+
+    /// Every key that begins with `prefix` and its value, by key.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub fn scan(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
+        let heads = self.with(|store| store.scan(&head_key(prefix)))?;
+        let mut pairs = Vec::with_capacity(heads.len());
+        for (head, _) in heads {
+            let key = String::from_utf8_lossy(&head[1..]).into_owned();
+            if let Some(value) = self.get(&key)? {
+                pairs.push((key, value));
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// Closes the store, so that the directory is free; later calls are refused.
+    pub(super) fn close(&self) -> Result<(), StoreError> {
+        let store = self.0.lock().unwrap_or_else(PoisonError::into_inner).store.take();
+        store.map_or(Ok(()), Store::close)
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, LedgerError> {
+        let mut inner = self.0.lock().map_err(|_| LedgerError::Failed("a call panicked".to_owned()))?;
+        if let Some(failed) = &inner.failed {
+            return Err(LedgerError::Failed(failed.clone()));
+        }
+        let store = inner.store.as_ref().ok_or(LedgerError::Stopped)?;
+        act(store).map_err(|error| {
+            let error = error.to_string();
+            inner.failed = Some(error.clone());
+            LedgerError::Failed(error)
+        })
+    }
+}
+
+/// What stands under a head.
+struct Head {
+    turn: u64,
+    length: usize,
+    checksum: u32,
+    inline: Vec<u8>,
+}
+
+impl Head {
+    fn read(store: &Store, key: &str) -> Result<Option<Self>, StoreError> {
+        let Some(bytes) = store.get(&head_key(key))? else { return Ok(None) };
+        // What is no head reads as one of an impossible value: damaged, not missing.
+        let mut head = Self { turn: 0, length: usize::MAX, checksum: 0, inline: Vec::new() };
+        if bytes.len() >= HEAD_BYTES && bytes[0] == VERSION {
+            head.turn = u64::from_le_bytes(bytes[1..9].try_into().expect("8 bytes"));
+            head.length = u64::from_le_bytes(bytes[9..17].try_into().expect("8 bytes")) as usize;
+            head.checksum = u32::from_le_bytes(bytes[17..21].try_into().expect("4 bytes"));
+            head.inline = bytes[HEAD_BYTES..].to_vec();
+        }
+        Ok(Some(head))
+    }
+
+    fn bytes(turn: u64, value: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&turn.to_le_bytes());
+        bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&crc32c::crc32c(value).to_le_bytes());
+        if value.len() <= PART_BYTES_MAX {
+            bytes.extend_from_slice(value);
+        }
+        bytes
+    }
+
+    /// The whole value; `None` if it is damaged.
+    fn value(self, store: &Store, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut value = self.inline;
+        if value.len() != self.length {
+            for (_, part) in store.scan(&parts_prefix(key, Some(self.turn)))? {
+                value.extend_from_slice(&part);
+            }
+        }
+        Ok((value.len() == self.length && crc32c::crc32c(&value) == self.checksum).then_some(value))
+    }
+}
+
+/// Removes the parts of a key that belong to another turn: of the value before, or of a `put` that a crash has cut short.
+fn remove_parts(store: &Store, key: &str, keep: Option<u64>) -> Result<(), StoreError> {
+    let kept = keep.map(|turn| parts_prefix(key, Some(turn)));
+    let parts = store.scan(&parts_prefix(key, None))?;
+    for (part, _) in parts.iter().filter(|(part, _)| kept.as_ref().is_none_or(|kept| !part.starts_with(kept))) {
+        store.remove(part)?;
+    }
+    Ok(())
+}
+
+fn head_key(key: &str) -> Vec<u8> {
+    [b"h", key.as_bytes()].concat()
+}
+
+fn parts_prefix(key: &str, turn: Option<u64>) -> Vec<u8> {
+    let length = u16::try_from(key.len()).expect("a key is short");
+    let mut bytes = [b"p", &length.to_be_bytes()[..], key.as_bytes()].concat();
+    bytes.extend(turn.iter().flat_map(|turn| turn.to_be_bytes()));
+    bytes
+}
+
+fn part_key(key: &str, turn: u64, n: u32) -> Vec<u8> {
+    let mut bytes = parts_prefix(key, Some(turn));
+    bytes.extend_from_slice(&n.to_be_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_any_size_come_back_after_reopening() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ledger");
+        let long: Vec<u8> = (0..3 << 20).map(|n: u32| (n % 251) as u8).collect();
+        let ledger = Ledger::open(&path).expect("a ledger");
+        for value in [&b"short"[..], &long, &long[..PART_BYTES_MAX], &long[..PART_BYTES_MAX + 1], b"", &long] {
+            ledger.put("catalog", value).expect("put");
+            assert_eq!(ledger.get("catalog").expect("read").as_deref(), Some(value));
+        }
+        ledger.put("catalog.other", b"other").expect("put");
+        ledger.close().expect("closed");
+        assert_eq!(ledger.get("catalog"), Err(LedgerError::Stopped));
+        let ledger = Ledger::open(&path).expect("a ledger");
+        let all = ledger.scan("cat").expect("read");
+        assert_eq!(all, [("catalog".to_owned(), long), ("catalog.other".to_owned(), b"other".to_vec())]);
+        ledger.remove("catalog").expect("removed");
+        assert_eq!(ledger.get("catalog"), Ok(None));
+        let left = ledger.with(|store| store.scan(b"p")).expect("read");
+        assert!(left.is_empty(), "no part of a removed value stays");
+        assert_eq!(std::fs::read_dir(path.join("blobs")).expect("a directory").count(), 0, "blobs are never synced");
+    }
+
+    #[test]
+    fn a_put_cut_short_leaves_the_old_value() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(&directory.path().join("ledger")).expect("a ledger");
+        let (old, new) = (vec![1; 100_000], vec![2; 50_000]);
+        ledger.put("key", &old).expect("put");
+        for n in 0..9 {
+            ledger
+                .with(|store| store.put(&part_key("key", 1, n), &[3; PART_BYTES_MAX]))
+                .expect("a part of a value that never got its head");
+        }
+        assert_eq!(ledger.get("key"), Ok(Some(old)));
+        ledger.put("key", &new).expect("put");
+        assert_eq!(ledger.get("key"), Ok(Some(new)));
+    }
+
+    #[test]
+    fn a_damaged_value_is_told_from_a_missing_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(&directory.path().join("ledger")).expect("a ledger");
+        ledger.put("key", &[7; 100_000]).expect("put");
+        ledger.with(|store| store.put(&part_key("key", 0, 1), b"wrong")).expect("damage");
+        assert_eq!(ledger.get("key"), Err(LedgerError::Damaged("key".to_owned())));
+        ledger.with(|store| store.put(b"hkey", b"nonsense")).expect("damage");
+        assert_eq!(ledger.get("key"), Err(LedgerError::Damaged("key".to_owned())));
+    }
+}

@@ -1,0 +1,326 @@
+//! A segment: a row of chunks in a store of its own. Written by one owner, then closed, then only read, then removed whole.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    JournalId,
+    framing::{self, Header, Kind, Opening, PAYLOAD_BYTES_MAX},
+    store::{Store, StoreError, Value, sync_directory},
+};
+use crate::save::{LaneId, Sequence};
+
+/// The last positions that lanes are known to have settled.
+pub(super) type Settled = Vec<(LaneId, Sequence)>;
+
+/// What is in a segment, without its saves. Lies beside a closed segment in the file `closed`: nobody writes there any
+/// more, everything up to `last_chunk` has been synced, and what lies above doesn't count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Summary {
+    pub journal: JournalId,
+    pub segment: u64,
+    pub run: u64,
+    pub first_chunk: u64,
+    pub last_chunk: u64,
+    pub last_checksum: u32,
+    /// The last chunk before this segment that counts, and its checksum: the chain between segments.
+    pub follows: u64,
+    pub follows_checksum: u32,
+    /// The last chunk known to be synced when this segment began.
+    pub known_synced: u64,
+    /// The first sequence that belongs here.
+    pub begins: u64,
+    /// The last sequence before `begins`.
+    pub last_before: u64,
+    /// The last sequence here; `last_before` if there is none.
+    pub last: u64,
+    pub saves: u64,
+    pub groups: u64,
+    /// Size of the store's file.
+    pub bytes: u64,
+    pub settled: Vec<(u16, u64)>,
+}
+
+/// Where a segment begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Start {
+    pub journal: JournalId,
+    pub segment: u64,
+    pub run: u64,
+    pub first_chunk: u64,
+    pub follows: u64,
+    pub follows_checksum: u32,
+    pub synced_through: u64,
+    pub begins: Sequence,
+    pub last_before: Sequence,
+}
+
+impl Start {
+    /// The summary of a segment that holds its opening at most.
+    pub(super) fn summary(&self) -> Summary {
+        Summary {
+            journal: self.journal,
+            segment: self.segment,
+            run: self.run,
+            first_chunk: self.first_chunk,
+            last_chunk: self.first_chunk,
+            last_checksum: 0,
+            follows: self.follows,
+            follows_checksum: self.follows_checksum,
+            known_synced: self.synced_through,
+            begins: self.begins.get(),
+            last_before: self.last_before.get(),
+            last: self.last_before.get(),
+            saves: 0,
+            groups: 0,
+            bytes: 0,
+            settled: Vec::new(),
+        }
+    }
+}
+
+/// The segment that is written.
+#[derive(Debug)]
+pub(super) struct SegmentWriter {
+    store: Store,
+    summary: Summary,
+    next_chunk: u64,
+    previous: u32,
+    synced_through: u64,
+    buffer: Vec<u8>,
+}
+
+impl SegmentWriter {
+    /// Writes the opening into an empty store; durable with the next [`SegmentWriter::sync`].
+    pub(super) fn open(store: Store, start: &Start, carried: u32, settled: &Settled) -> Result<Self, StoreError> {
+        let mut writer = Self {
+            store,
+            summary: start.summary(),
+            next_chunk: start.first_chunk,
+            previous: start.follows_checksum,
+            synced_through: start.synced_through,
+            buffer: Vec::with_capacity(framing::VALUE_BYTES_MAX),
+        };
+        let opening = Opening { carried, follows: start.follows, last_before: start.last_before };
+        writer.begin(Kind::Opening, (0, 1), (start.begins, 0), settled);
+        writer.buffer.extend_from_slice(&opening.to_bytes());
+        writer.finish()?;
+        Ok(writer)
+    }
+
+    /// Writes a group; durable with the next [`SegmentWriter::sync`].
+    pub(super) fn put<'a>(
+        &mut self,
+        first: Sequence,
+        saves: u32,
+        records: impl Iterator<Item = &'a [u8]> + Clone,
+        settled: &Settled,
+    ) -> Result<(), StoreError> {
+        let length: usize = records.clone().map(<[u8]>::len).sum();
+        let parts = u32::try_from(length.div_ceil(PAYLOAD_BYTES_MAX).max(1)).expect("a group is bounded");
+        let (mut records, mut rest) = (records, &[][..]);
+        for part in 0..parts {
+            let hints = if part == 0 { &settled[..] } else { &[] };
+            self.begin(Kind::Group, (part, parts), (first, saves), hints);
+            let mut room = PAYLOAD_BYTES_MAX;
+            while room > 0 {
+                if rest.is_empty() {
+                    let Some(next) = records.next() else { break };
+                    rest = next;
+                }
+                let (now, later) = rest.split_at(rest.len().min(room));
+                self.buffer.extend_from_slice(now);
+                (rest, room) = (later, room - now.len());
+            }
+            self.finish()?;
+        }
+        self.summary.last = first.plus(u64::from(saves)).get() - 1;
+        self.summary.saves += u64::from(saves);
+        self.summary.groups += 1;
+        Ok(())
+    }
+
+    fn begin(&mut self, kind: Kind, (part, parts): (u32, u32), (first, saves): (Sequence, u32), settled: &[(LaneId, Sequence)]) {
+        let header = Header {
+            kind,
+            journal: self.summary.journal,
+            run: self.summary.run,
+            segment: self.summary.segment,
+            number: self.next_chunk,
+            part,
+            parts,
+            first,
+            saves,
+            synced_through: self.synced_through,
+            previous: self.previous,
+        };
+        framing::begin(&header, settled, &mut self.buffer);
+    }
+
+    fn finish(&mut self) -> Result<(), StoreError> {
+        self.previous = framing::seal(&mut self.buffer);
+        self.store.put_chunk(self.next_chunk, &self.buffer)?;
+        (self.summary.last_chunk, self.summary.last_checksum) = (self.next_chunk, self.previous);
+        self.next_chunk += 1;
+        Ok(())
+    }
+
+    /// Makes everything written durable. Returns how long the device took.
+    pub(super) fn sync(&mut self) -> Result<Duration, StoreError> {
+        let started = Instant::now();
+        self.store.sync()?;
+        self.synced_through = self.summary.last_chunk;
+        self.summary.bytes = self.store.bytes()?;
+        Ok(started.elapsed())
+    }
+
+    /// What it holds.
+    pub(super) fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// The start of the segment that goes on after this one.
+    pub(super) fn next_start(&self, segment: u64) -> Start {
+        let last = Sequence::from_u64(self.summary.last);
+        Start {
+            journal: self.summary.journal,
+            segment,
+            run: self.summary.run,
+            first_chunk: self.next_chunk,
+            follows: self.summary.last_chunk,
+            follows_checksum: self.summary.last_checksum,
+            synced_through: self.synced_through,
+            begins: last.plus(1),
+            last_before: last,
+        }
+    }
+
+    /// See [`fetch`].
+    pub(super) fn fetch(&self, wanted: &Wanted) -> Result<Vec<Value>, StoreError> {
+        fetch(&self.store, wanted)
+    }
+
+    /// Ends it: the store is closed and marked so.
+    pub(super) fn close(mut self, path: &Path, settled: &Settled) -> Result<Summary, StoreError> {
+        self.summary.bytes = self.store.bytes()?;
+        self.summary.settled = settled.iter().map(|(lane, sequence)| (lane.0, sequence.get())).collect();
+        self.store.close()?;
+        self.summary.mark(path)?;
+        Ok(self.summary)
+    }
+
+    /// Lets every later sync fail, as a broken disk would.
+    #[cfg(test)]
+    pub(super) fn break_sync(&mut self) {
+        self.store.break_sync();
+    }
+
+    /// After a failure: not a byte more.
+    pub(super) fn abandon(self) {
+        self.store.abandon();
+    }
+}
+
+/// Which chunks of a segment a reader wants.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub segment: u64,
+    /// The segment's opening.
+    pub first_chunk: u64,
+    pub last_chunk: u64,
+    /// The first save wanted.
+    pub from: Sequence,
+    /// Groups are given until they weigh so much; one at least.
+    pub bytes_max: usize,
+}
+
+/// The chunks of whole groups, beginning with the first group that ends at or behind the save wanted.
+pub(super) fn fetch(store: &Store, wanted: &Wanted) -> Result<Vec<Value>, StoreError> {
+    let (mut values, mut bytes) = (Vec::new(), 0);
+    for number in group_start(store, wanted)?..=wanted.last_chunk {
+        let value = chunk(store, number)?;
+        bytes += value.len();
+        let header = header(&value, number)?;
+        values.push(value);
+        if header.part + 1 == header.parts && bytes >= wanted.bytes_max {
+            break;
+        }
+    }
+    Ok(values)
+}
+
+/// Where that group begins, found by halving: chunk numbers have no gaps and sequences rise.
+fn group_start(store: &Store, wanted: &Wanted) -> Result<u64, StoreError> {
+    let (mut low, mut high) = (wanted.first_chunk + 1, wanted.last_chunk + 1);
+    let mut start = low;
+    while low < high {
+        let middle = low.midpoint(high);
+        let header = header(&chunk(store, middle)?, middle)?;
+        if header.first > wanted.from {
+            high = middle;
+            continue;
+        }
+        let group = middle - u64::from(header.part);
+        low = group + u64::from(header.parts);
+        start = if header.first.plus(u64::from(header.saves)) > wanted.from { group } else { low };
+    }
+    Ok(start)
+}
+
+fn chunk(store: &Store, number: u64) -> Result<Value, StoreError> {
+    store.chunk(number)?.ok_or(StoreError::Chunk(number))
+}
+
+fn header(value: &[u8], number: u64) -> Result<Header, StoreError> {
+    framing::decode(value).map(|chunk| chunk.header).map_err(|_| StoreError::Chunk(number))
+}
+
+const CLOSED: &str = "closed";
+
+impl Summary {
+    /// Marks the segment in `path` as closed, durably.
+    pub(super) fn mark(&self, path: &Path) -> io::Result<()> {
+        let text = serde_json::to_string(self).expect("a summary is JSON");
+        let checksum = crc32c::crc32c(text.as_bytes());
+        let mut file = create_private(&path.join(CLOSED))?;
+        file.write_all(format!("{text}\n{checksum:08x}\n").as_bytes())?;
+        file.sync_all()?;
+        sync_directory(path)
+    }
+
+    /// The mark of the segment in `path`, if there is one that is whole. A torn one is as good as none.
+    pub(super) fn read_mark(path: &Path) -> io::Result<Option<Self>> {
+        let text = match fs::read_to_string(path.join(CLOSED)) {
+            Ok(text) => text,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some((summary, checksum)) = text.trim_end().split_once('\n') else { return Ok(None) };
+        let whole = u32::from_str_radix(checksum, 16) == Ok(crc32c::crc32c(summary.as_bytes()));
+        Ok(if whole { serde_json::from_str(summary).ok() } else { None })
+    }
+
+    pub(super) fn last(&self) -> Sequence {
+        Sequence::from_u64(self.last)
+    }
+
+    pub(super) fn positions(&self) -> Settled {
+        self.settled.iter().map(|&(lane, sequence)| (LaneId(lane), Sequence::from_u64(sequence))).collect()
+    }
+
+    pub(super) fn begins(&self) -> Sequence {
+        Sequence::from_u64(self.begins)
+    }
+}
+
+/// A file that only we may read.
+pub(super) fn create_private(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
+}

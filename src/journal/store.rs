@@ -1,0 +1,245 @@
+//! The store: a sled directory behind the few acts that a journal needs. Nothing else in Forebay knows sled.
+//!
+//! Keeps P1 together with [`segment`](super::segment): sled's own `flush` only asks the kernel to write (`sync_file_range`), so
+//! [`Store::sync`] adds an `fdatasync` on a handle of our own, and opening syncs what sled never does: `conf`, `db`,
+//! snapshots, `blobs/`, the directory and its parent. Never used: sled's background flusher (it swallows errors),
+//! `flush_async` (deadlocks), `generate_id`, transactions, removal of single values from a segment.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// A value that the store lent: cheap to clone, read as bytes.
+pub(super) type Value = sled::IVec;
+
+/// sled's unit of allocation. Only pages above a quarter of it become blob files, which sled never syncs.
+const STORE_SEGMENT_BYTES: usize = 8 << 20;
+/// How long a store that was just closed may go on holding its lock: sled lets go of it a little after the drop.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
+/// What the store says has gone wrong. Nothing may be acknowledged after it (P8).
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error("sled: {0}")]
+    Sled(#[from] sled::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("values became blob files, which are never synced")]
+    Blobs,
+    #[error("chunk {0} is damaged or gone")]
+    Chunk(u64),
+}
+
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io(source) | StoreError::Sled(sled::Error::Io(source)) => source,
+            other => Self::other(other),
+        }
+    }
+}
+
+/// Chunks of one shelf, unless they are small: sled rewrites a leaf after ten inserts, and again when it splits at seventeen. With
+/// all chunks in one tree each was written more than four times.
+const SHELF_CHUNKS: u64 = 9;
+/// Small chunks share a shelf up to this size; and a shelf is larger than sled's list of them, which is rewritten for each.
+const SHELF_BYTES: u64 = 64 << 10;
+const SHELF_LISTING_BYTES: u64 = 64;
+
+/// An open sled directory.
+///
+/// The ledger uses the default tree. Chunks stand on shelves: a tree of its own for every few of them, named by the number
+/// of the first.
+#[derive(Debug)]
+pub(super) struct Store {
+    db: sled::Db,
+    shelves: Vec<(u64, sled::Tree)>,
+    /// Chunks and bytes put on the last shelf since it was opened; `None` until something is put.
+    filled: Option<(u64, u64)>,
+    /// Our own handle of sled's file: its errors are reported to us, whatever sled does with its own.
+    file: File,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens or creates the store in `path`, and makes it durable that it is there.
+    pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        let fresh = !path.join("db").exists();
+        if fresh {
+            create_directory(path)?;
+        } else {
+            remove_unfinished_snapshots(path)?;
+        }
+        let config = sled::Config::default()
+            .path(path)
+            .segment_size(STORE_SEGMENT_BYTES)
+            .cache_capacity(cache_bytes)
+            .use_compression(false)
+            .flush_every_ms(None);
+        let db = open_patiently(&config)?;
+        db.flush()?;
+        let file = OpenOptions::new().read(true).write(true).open(path.join("db"))?;
+        let store = Self { shelves: shelves(&db)?, filled: None, db, file, path: path.to_owned() };
+        store.settle()?;
+        Ok(store)
+    }
+
+    /// The barrier after opening: everything sled has made and not synced.
+    fn settle(&self) -> Result<(), StoreError> {
+        let blobs = self.path.join("blobs");
+        if fs::read_dir(&blobs)?.next().is_some() {
+            return Err(StoreError::Blobs);
+        }
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let mode = if entry.file_type()?.is_dir() { 0o700 } else { 0o600 };
+            fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
+            File::open(entry.path())?.sync_all()?;
+        }
+        self.file.sync_all()?;
+        sync_directory(&self.path)?;
+        Ok(sync_directory(self.path.parent().expect("a store lies in the journal's directory"))?)
+    }
+
+    /// Puts a chunk; durable after the next [`Store::sync`]. Numbers rise.
+    pub(super) fn put_chunk(&mut self, number: u64, value: &[u8]) -> Result<(), StoreError> {
+        let bytes_min = SHELF_BYTES.max(SHELF_LISTING_BYTES * self.shelves.len() as u64);
+        if self.filled.is_none_or(|(chunks, bytes)| chunks >= SHELF_CHUNKS && bytes >= bytes_min) {
+            self.shelves.push((number, self.db.open_tree(number.to_be_bytes())?));
+            self.filled = Some((0, 0));
+        }
+        let (_, shelf) = self.shelves.last().expect("just put there");
+        shelf.insert(number.to_be_bytes(), value)?;
+        self.filled = self.filled.map(|(chunks, bytes)| (chunks + 1, bytes + value.len() as u64));
+        Ok(())
+    }
+
+    /// The chunk of this number.
+    pub(super) fn chunk(&self, number: u64) -> Result<Option<Value>, StoreError> {
+        let behind = self.shelves.partition_point(|(first, _)| *first <= number);
+        let Some((_, shelf)) = behind.checked_sub(1).map(|at| &self.shelves[at]) else { return Ok(None) };
+        Ok(shelf.get(number.to_be_bytes())?)
+    }
+
+    /// Puts a value into the default tree; durable after the next [`Store::sync`].
+    pub(super) fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.db.insert(key, value)?;
+        Ok(())
+    }
+
+    /// The value of a key in the default tree.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        Ok(self.db.get(key)?)
+    }
+
+    /// Removes a key from the default tree (chunks are only ever removed with their whole segment).
+    pub(super) fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
+        self.db.remove(key)?;
+        Ok(())
+    }
+
+    /// Every pair of the default tree whose key begins with `prefix`, by key.
+    pub(super) fn scan(&self, prefix: &[u8]) -> Result<Vec<(Value, Value)>, StoreError> {
+        self.db.scan_prefix(prefix).map(|pair| Ok(pair?)).collect()
+    }
+
+    /// Makes everything put so far durable: one `fdatasync`.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush()?;
+        Ok(self.file.sync_data()?)
+    }
+
+    /// Size of the store's file.
+    pub(super) fn bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Closes it; sled syncs once more. Takes some 40 ms, so never on the thread that commits.
+    pub(super) fn close(self) -> Result<(), StoreError> {
+        self.sync()?;
+        drop(self);
+        Ok(())
+    }
+
+    /// Takes a chunk away behind everybody's back.
+    #[cfg(test)]
+    pub(super) fn lose_chunk(&self, number: u64) {
+        for (_, shelf) in &self.shelves {
+            shelf.remove(number.to_be_bytes()).expect("removed");
+        }
+    }
+
+    /// Lets every later sync fail, as a broken disk would.
+    #[cfg(test)]
+    pub(super) fn break_sync(&mut self) {
+        self.file = File::open("/dev/null").expect("a device that can't be synced");
+    }
+
+    /// Leaves it as it is: after a failure sled's own closing would write again.
+    pub(super) fn abandon(self) {
+        std::mem::forget(self.db);
+    }
+}
+
+/// The shelves that are there, by number.
+fn shelves(db: &sled::Db) -> Result<Vec<(u64, sled::Tree)>, StoreError> {
+    let numbers = db.tree_names().into_iter().filter_map(|name| Some(u64::from_be_bytes(name.as_ref().try_into().ok()?)));
+    let mut shelves = numbers.map(|number| Ok((number, db.open_tree(number.to_be_bytes())?))).collect::<Result<Vec<_>, StoreError>>()?;
+    shelves.sort_unstable_by_key(|(number, _)| *number);
+    Ok(shelves)
+}
+
+/// sled gives its lock up only after the last internal reference is gone, which may be a little after the drop.
+fn open_patiently(config: &sled::Config) -> Result<sled::Db, StoreError> {
+    let started = Instant::now();
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") && started.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
+/// A kill between the creation and the renaming of a snapshot leaves a short file, which sled would choose to read.
+fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if name.to_string_lossy().ends_with(".generating") {
+            fs::remove_file(path.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory that only we may enter.
+pub(super) fn create_directory(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes names that were created or removed in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Copies a store that nobody has open.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    create_directory(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
