@@ -39,6 +39,8 @@ pub mod limits;
 #[cfg(feature = "client")]
 pub mod proto;
 #[cfg(feature = "daemon")]
+pub mod sandbox;
+#[cfg(feature = "daemon")]
 pub mod save;
 #[cfg(feature = "daemon")]
 pub mod settings;
