@@ -36,6 +36,8 @@ pub mod collections;
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod limits;
+#[cfg(feature = "daemon")]
+pub mod postgres;
 #[cfg(feature = "client")]
 pub mod proto;
 #[cfg(feature = "daemon")]

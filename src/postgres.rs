@@ -1,0 +1,169 @@
+//! The Postgres side: connections, catalog, statements, the position row, failed saves, judgement. The only place that knows
+//! tokio-postgres.
+//!
+//! One generation is one transaction, sent as one flight: the position row is compared by the server first and advanced
+//! last (P3), every row count is compared with what was sent (P6), and what COMMIT did is read back. Postgres never sees more
+//! connections than `lanes` + `postgres.readers` (P9).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use deadpool_postgres::{Pool, PoolError, Runtime, Timeouts};
+use uuid::Uuid;
+
+use crate::{collections::Collections, settings::PostgresSettings};
+
+mod array;
+mod catalog;
+mod connect;
+mod encode;
+mod failed_saves;
+mod failure;
+mod flight;
+mod lease;
+mod plan;
+mod position;
+mod privileges;
+mod quote;
+mod reading;
+mod schema;
+mod session;
+mod sqlstate;
+mod statements;
+mod writer;
+
+pub use connect::UrlError;
+pub use failed_saves::{FailedSave, FailedSaveRow, SaveKind};
+pub use failure::Failure;
+pub use position::PositionRow;
+pub use schema::schema_sql;
+pub use session::Server;
+pub use sqlstate::Action;
+pub use writer::{ApplyError, RowsWritten, Work, Writer, Written};
+
+use self::{lease::Lease, reading::Reading, session::Session, sqlstate::Phase};
+
+/// The way to one Postgres database: a pool for the lanes' writers and one for everything that only reads, so that no number
+/// of readers keeps a writer from coming back.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    writers: Pool,
+    readers: Pool,
+    session: Arc<Session>,
+}
+
+impl Postgres {
+    /// Reads the settings; connects to nothing.
+    ///
+    /// # Errors
+    /// [`UrlError`] says what is wrong with `postgres.url`, without showing its password.
+    pub fn new(settings: &PostgresSettings, lanes: usize) -> Result<Self, UrlError> {
+        let hosts = connect::Hosts::parse(settings)?;
+        let session = Arc::new(Session::new(settings));
+        let create = settings.connect_timeout * hosts.count();
+        let timeouts = Timeouts { wait: Some(session.call_timeout()), create: Some(create), recycle: Some(settings.connect_timeout) };
+        let pool = |size: usize| {
+            let builder = Pool::builder(hosts.manager()).max_size(size.max(1)).timeouts(timeouts).runtime(Runtime::Tokio1);
+            builder.build().expect("a pool with a runtime can be built")
+        };
+        Ok(Self { writers: pool(lanes), readers: pool(settings.readers), session })
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.writers.status().size + self.readers.status().size
+    }
+
+    /// Connects and says what kind of server it is.
+    ///
+    /// # Errors
+    /// [`Failure`] if there is no connection.
+    pub async fn server(&self) -> Result<Server, Failure> {
+        session::server(&*self.reader().await?, &self.session).await
+    }
+
+    /// A lane's connection. Checks that the server is one that we work with.
+    ///
+    /// # Errors
+    /// [`Failure`] if there is no connection, or a server that would break the promises (`fsync = off`, read only, too old).
+    pub async fn writer(&self, journal: Uuid, lane: &str, owner: Uuid) -> Result<Writer, Failure> {
+        let lease = lease(&self.writers).await?;
+        let server = session::server(&lease, &self.session).await?;
+        server.check_writable(&self.session)?;
+        Ok(Writer::new(lease, Arc::clone(&self.session), journal, lane, owner))
+    }
+
+    /// Every table, view and whatever else can be named in the schemas of the settings, as of one moment.
+    ///
+    /// # Errors
+    /// [`Failure`] of the connection or a statement.
+    pub async fn read_catalog(&self) -> Result<crate::collections::Catalog, Failure> {
+        let lease = self.reader().await?;
+        let reading = Reading::begin(lease, &self.session).await?;
+        let catalog = catalog::read(&reading, self.session.schemas()).await?;
+        reading.end().await?;
+        Ok(catalog)
+    }
+
+    /// Makes what is missing of the schema `forebay`. To be called only by a journal that has never settled a save: for any
+    /// other, a missing position row is a reason to halt.
+    ///
+    /// # Errors
+    /// [`Failure`]; without the privilege its remedy names the statements that help.
+    pub async fn ensure_schema(&self) -> Result<(), Failure> {
+        schema::ensure(self.reader().await?, &self.session).await
+    }
+
+    /// What the role lacks to write these collections, as `grant` statements; empty if nothing.
+    ///
+    /// # Errors
+    /// [`Failure`] of the connection or a statement.
+    pub async fn privileges(&self, collections: &Collections) -> Result<Vec<String>, Failure> {
+        let reading = Reading::begin(self.reader().await?, &self.session).await?;
+        let missing = privileges::missing(&reading, collections).await?;
+        reading.end().await?;
+        Ok(missing)
+    }
+
+    /// How many failed saves of this journal are open, by collection.
+    ///
+    /// # Errors
+    /// [`Failure`] of the connection or a statement.
+    pub async fn count_open_failed(&self, journal: Uuid) -> Result<BTreeMap<String, u64>, Failure> {
+        let reading = Reading::begin(self.reader().await?, &self.session).await?;
+        let count = failed_saves::count_open(&reading, journal).await?;
+        reading.end().await?;
+        Ok(count)
+    }
+
+    /// The newest open failed saves of this journal, newest first.
+    ///
+    /// # Errors
+    /// [`Failure`] of the connection or a statement.
+    pub async fn list_failed(&self, journal: Uuid, count_max: u32) -> Result<Vec<FailedSaveRow>, Failure> {
+        let reading = Reading::begin(self.reader().await?, &self.session).await?;
+        let list = failed_saves::list(&reading, journal, count_max).await?;
+        reading.end().await?;
+        Ok(list)
+    }
+
+    async fn reader(&self) -> Result<Lease, Failure> {
+        lease(&self.readers).await
+    }
+}
+
+async fn lease(pool: &Pool) -> Result<Lease, Failure> {
+    use deadpool_postgres::TimeoutType;
+    match pool.get().await {
+        Ok(object) => Ok(Lease::new(object)),
+        Err(PoolError::Backend(error)) => Err(Failure::from_error(&error, Phase::BeforeCommit)),
+        Err(PoolError::Timeout(TimeoutType::Wait)) => Err(Failure::local(Action::Retry, "every connection of the pool is in use")),
+        Err(PoolError::Timeout(_)) => {
+            let limit = pool.timeouts().create.unwrap_or(Duration::ZERO);
+            Err(Failure::timed_out(Phase::BeforeCommit, limit, "connect to Postgres"))
+        }
+        Err(error) => Err(Failure::local(Action::Reconnect, error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+use super::*;
+use crate::{
+    collections::{Catalog, CatalogColumn, CatalogTable, CollectionRules, Collections, Identity, KeyForm, TableKind, UniqueIndex},
+    save::ColumnIndex,
+};
+
+fn column(name: &str, cast: &str, form: ValueForm) -> CatalogColumn {
+    let (name, cast) = (name.to_owned(), cast.to_owned());
+    CatalogColumn { name, cast, form, key_form: Some(KeyForm::Int8), not_null: false, identity: Identity::No, generated: false }
+}
+
+/// `t (k, a, b, "c""d")` with the key `k`.
+fn collections(identity: Identity) -> Collections {
+    let mut key = column("k", "bigint", ValueForm::Scalar);
+    key.identity = identity;
+    let columns = vec![
+        key,
+        column("a", "character varying", ValueForm::Scalar),
+        column("b", "jsonb", ValueForm::Json),
+        column("c\"d", "integer[]", ValueForm::Structured),
+    ];
+    let unique = vec![UniqueIndex { columns: vec!["k".to_owned()], primary: true, deferrable: false }];
+    let (schema, name) = ("s".to_owned(), "t".to_owned());
+    let table = CatalogTable { schema, name, kind: TableKind::Ordinary, unlogged: false, columns, unique, insert_triggers: false };
+    let rules = CollectionRules { schemas: vec!["s".to_owned()], ..CollectionRules::default() };
+    Collections::build(&Catalog { tables: vec![table], foreign_keys: Vec::new() }, &rules, &Collections::default())
+}
+
+fn set(columns: &[ColumnIndex]) -> ColumnSet {
+    columns.iter().copied().collect()
+}
+
+#[test]
+fn an_upsert_updates_and_inserts_what_is_missing() {
+    let collections = collections(Identity::No);
+    let expected = r#"with u as materialized (select p.n, p.c1::bigint as c1, p.c2::character varying as c2 from unnest($1, $2) with ordinality as p(c1, c2, n)), changed as (update "s"."t" as t set "a" = u.c2 from u where t."k" = u.c1 returning u.n), added as (insert into "s"."t" ("k", "a") select u.c1, u.c2 from u where not exists (select from changed as c where c.n = u.n) order by u.n returning 1) select (select count(*) from changed), (select count(*) from added)"#;
+    assert_eq!(upsert(collections.named("t").expect("a collection"), &set(&[1]), false), expected);
+}
+
+#[test]
+fn a_replace_gives_every_other_column_its_default() {
+    let collections = collections(Identity::No);
+    let collection = collections.named("t").expect("a collection");
+    assert!(upsert(collection, &set(&[2]), true).contains(r#"set "b" = u.c2, "a" = default, "c""d" = default from u"#));
+    assert!(upsert(collection, &set(&[]), true).contains(r#"set "a" = default, "b" = default, "c""d" = default from u"#));
+    assert!(!upsert(collection, &set(&[]), false).contains("update"));
+}
+
+#[test]
+fn a_key_column_in_the_set_is_named_once() {
+    let collections = collections(Identity::No);
+    let collection = collections.named("t").expect("a collection");
+    for replace in [false, true] {
+        assert_eq!(upsert(collection, &set(&[0, 2]), replace), upsert(collection, &set(&[2]), replace));
+        assert_eq!(upsert(collection, &set(&[0]), replace), upsert(collection, &set(&[]), replace));
+    }
+}
+
+#[test]
+fn structured_columns_go_through_a_row_of_their_table() {
+    let collections = collections(Identity::No);
+    let sql = upsert(collections.named("t").expect("a collection"), &set(&[3]), false);
+    let expected = r#"case when p.c2 is not null then (jsonb_populate_record(null::"s"."t", jsonb_build_object('c"d', p.c2::jsonb)))."c""d" end as c2"#;
+    assert!(sql.contains(expected), "{sql}");
+}
+
+#[test]
+fn a_key_that_postgres_would_generate_is_written_as_it_is() {
+    let insert = "insert into \"s\".\"t\" (\"k\", \"a\")";
+    for (identity, expected) in [(Identity::Always, " overriding system value select"), (Identity::ByDefault, " select")] {
+        let collections = collections(identity);
+        let sql = upsert(collections.named("t").expect("a collection"), &set(&[1]), false);
+        assert!(sql.contains(&format!("{insert}{expected}")), "{sql}");
+    }
+}

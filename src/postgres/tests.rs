@@ -1,0 +1,179 @@
+//! Against a real Postgres: one private server for all tests of this binary, a database for each.
+
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use super::*;
+use crate::{
+    backlog::{AppendedRow, Fold, Generation, Object},
+    collections::{CollectionRules, CollectionSettings, Mode},
+    sandbox::{Database, Sandbox, SandboxOptions},
+    save::{Body, ColumnSet, Key, Sequence},
+    settings::{PostgresSettings, Settings},
+};
+
+mod catalog;
+mod connections;
+mod failures;
+mod positions;
+mod schema;
+mod types;
+mod writing;
+
+/// Never dropped: its guard ends it when the test binary ends.
+static SANDBOX: LazyLock<Sandbox> =
+    LazyLock::new(|| Sandbox::create(SandboxOptions { fsync: false, ..SandboxOptions::default() }).expect("a private Postgres"));
+
+/// A database of its own, with `sql` run in it.
+struct Fixture {
+    database: Database,
+    settings: PostgresSettings,
+    postgres: Postgres,
+}
+
+impl Fixture {
+    async fn new(sql: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let sandbox = tokio::task::spawn_blocking(|| &*SANDBOX).await.expect("a private Postgres");
+        let url = sandbox.create_database(&format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed))).await.expect("a database");
+        let database = Database::connect(&url).await.expect("a connection");
+        database.run(sql).await.expect("a schema");
+        let settings = PostgresSettings { url: Some(url.into()), allow_fsync_off: true, ..Settings::default().postgres };
+        let postgres = Postgres::new(&settings, 1).expect("a URL");
+        Self { database, settings, postgres }
+    }
+
+    /// The same database as another role, password-less, with `sql` run first.
+    async fn as_role(&self, role: &str, sql: &str) -> Postgres {
+        self.database.run(&format!("create role {role} login; {sql}")).await.expect("a role");
+        let url = self.settings.url().expect("a URL").replace("postgres@", &format!("{role}@"));
+        Postgres::new(&PostgresSettings { url: Some(url.into()), ..self.settings.clone() }, 1).expect("a URL")
+    }
+
+    async fn collections(&self, rules: &CollectionRules) -> Collections {
+        let catalog = self.postgres.read_catalog().await.expect("a catalog");
+        Collections::build(&catalog, rules, &Collections::default())
+    }
+
+    /// A claimed lane at position 0, and the collections that are upserted, with `appended` those that are appended.
+    async fn lane(&self, appended: &[&str]) -> Lane<'_> {
+        self.postgres.ensure_schema().await.expect("a schema");
+        let (journal, owner) = (Uuid::new_v4(), Uuid::new_v4());
+        let mut writer = self.postgres.writer(journal, "default", owner).await.expect("a writer");
+        writer.claim(None, Sequence::ZERO).await.expect("a claim");
+        let collections = self.collections(&rules(appended)).await;
+        Lane { fixture: self, writer, collections, journal, owner, position: Sequence::ZERO }
+    }
+
+    async fn rows(&self, query: &str) -> Vec<String> {
+        let rows = self.database.rows(query).await.expect("rows");
+        let row = |row: Vec<Option<String>>| row.into_iter().map(|value| value.unwrap_or_else(|| "NULL".to_owned())).collect::<Vec<_>>();
+        rows.into_iter().map(|values| row(values).join("|")).collect()
+    }
+}
+
+fn rules(appended: &[&str]) -> CollectionRules {
+    let append = CollectionSettings { mode: Mode::Append, ..CollectionSettings::default() };
+    let named = appended.iter().map(|name| ((*name).to_owned(), append.clone())).collect();
+    CollectionRules { schemas: vec!["public".to_owned()], named }
+}
+
+/// A writer and what it knows.
+struct Lane<'f> {
+    fixture: &'f Fixture,
+    writer: Writer,
+    collections: Collections,
+    journal: Uuid,
+    owner: Uuid,
+    position: Sequence,
+}
+
+/// One object or row of a generation in the making.
+enum Entry<'a> {
+    Set(&'a str, &'a [&'a str], &'a str),
+    Replace(&'a str, &'a [&'a str], &'a str),
+    Delete(&'a str, &'a [&'a str]),
+    Append(&'a str, &'a str),
+}
+
+use Entry::{Append, Delete, Replace, Set};
+
+impl Lane<'_> {
+    fn generation(&self, entries: &[Entry<'_>]) -> Generation {
+        let mut generation = Generation {
+            after: self.position,
+            through: self.position.plus(entries.len() as u64),
+            collections: Default::default(),
+            saves: entries.len() as u64,
+            footprint: Default::default(),
+            oldest_accepted_at: None,
+        };
+        for (n, entry) in (1..).zip(entries) {
+            self.add(&mut generation, self.position.plus(n), entry);
+        }
+        generation
+    }
+
+    fn add(&self, generation: &mut Generation, sequence: Sequence, entry: &Entry<'_>) {
+        let (Set(name, ..) | Replace(name, ..) | Delete(name, _) | Append(name, _)) = entry;
+        let collection = self.collections.named(name).expect("a collection");
+        let fold = generation.collections.entry(collection.id).or_default();
+        let body = |json: &str| Body::parse(json.as_bytes()).expect("a body");
+        let columns = |body: &Body| -> ColumnSet {
+            let named = body.members().into_iter().map(|member| collection.column(&member.name).expect("a column").0);
+            named.filter(|&column| !collection.is_key(column)).collect()
+        };
+        let (key, fold_of_object) = match entry {
+            Set(_, key, json) => (key, Fold::Set { columns: columns(&body(json)), body: body(json) }),
+            Replace(_, key, json) => (key, Fold::Replace { columns: columns(&body(json)), body: body(json) }),
+            Delete(_, key) => (key, Fold::Delete),
+            Append(_, json) => {
+                fold.appended.push(AppendedRow { sequence, columns: columns(&body(json)), body: body(json) });
+                return;
+            }
+        };
+        fold.objects.insert(Key::from_parts(key.iter().copied()), Object { fold: fold_of_object, last: sequence, saves: 1 });
+    }
+
+    async fn apply(&mut self, entries: &[Entry<'_>]) -> Result<RowsWritten, ApplyError> {
+        self.apply_in_portions(entries, 2).await
+    }
+
+    async fn apply_in_portions(&mut self, entries: &[Entry<'_>], statement_rows: usize) -> Result<RowsWritten, ApplyError> {
+        let generation = self.generation(entries);
+        let work = Work {
+            collections: &self.collections,
+            after: generation.after,
+            through: generation.through,
+            generation: Some(&generation),
+            failed: &[],
+            statement_rows,
+        };
+        let written = self.writer.apply(&work).await?;
+        self.position = generation.through;
+        Ok(written.collections.values().fold(RowsWritten::default(), |sum, rows| RowsWritten {
+            updated: sum.updated + rows.updated,
+            inserted: sum.inserted + rows.inserted,
+            deleted: sum.deleted + rows.deleted,
+            appended: sum.appended + rows.appended,
+        }))
+    }
+
+    /// The failure of a generation that Postgres must refuse, after which nothing has changed and the connection still works.
+    async fn refused(&mut self, entries: &[Entry<'_>]) -> Failure {
+        let error = self.apply(entries).await.expect_err("Postgres refuses it");
+        let ApplyError::Failed(failure) = error else { panic!("{error}") };
+        assert!(self.writer.is_usable(), "rolled back");
+        assert_eq!(self.position().await.map(|row| row.through), Some(self.position), "nothing was committed");
+        failure
+    }
+
+    async fn position(&mut self) -> Option<PositionRow> {
+        self.writer.read_position().await.expect("a position")
+    }
+}

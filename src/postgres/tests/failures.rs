@@ -1,0 +1,216 @@
+use super::*;
+use crate::sandbox::StopMode;
+
+#[tokio::test]
+async fn a_poison_row_is_named_by_collection_code_and_constraint_and_nothing_is_written() {
+    let fixture = Fixture::new(
+        "create table parent (id int4 primary key);
+         create table t (id int4 primary key, a int4 not null check (a > 0), u int4 unique, p int4 references parent)",
+    )
+    .await;
+    let mut lane = fixture.lane(&[]).await;
+    let cases = [
+        (r#"{"a": 0}"#, Action::RowsOwn, "23514", Some("t_a_check")),
+        (r#"{"a": null}"#, Action::RowsOwn, "23502", None),
+        (r#"{"a": 1, "u": 7}"#, Action::Halve, "23505", Some("t_u_key")),
+        (r#"{"a": 1, "p": 7}"#, Action::Halve, "23503", Some("t_p_fkey")),
+        (r#"{"a": "secret"}"#, Action::RowsOwn, "22P02", None),
+    ];
+    for (poison, action, sqlstate, constraint) in cases {
+        let good = [Set("parent", &["1"], "{}"), Set("t", &["1"], r#"{"a": 1, "u": 7}"#)];
+        let failure = lane.refused(&good.into_iter().chain([Set("t", &["2"], poison)]).collect::<Vec<_>>()).await;
+        assert_eq!((failure.action, failure.sqlstate.as_deref(), failure.constraint.as_deref()), (action, Some(sqlstate), constraint));
+        assert!(!failure.to_string().contains("secret"));
+        // A foreign key is checked after the statement.
+        assert_eq!(failure.collection.as_deref(), Some("t"));
+    }
+    assert!(fixture.rows("select id from t union all select id from parent").await.is_empty());
+}
+
+#[tokio::test]
+async fn rows_that_a_trigger_swallows_are_noticed() {
+    let fixture = Fixture::new(
+        "create table t (id int4 primary key);
+         create function swallow() returns trigger language plpgsql as 'begin if new.id = 2 then return null; end if; return new; end';
+         create trigger swallow before insert on t for each row execute function swallow()",
+    )
+    .await;
+    let mut lane = fixture.lane(&[]).await;
+    let failure = lane.refused(&[Set("t", &["1"], "{}"), Set("t", &["2"], "{}")]).await;
+    assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::Halve, None));
+    assert!(failure.to_string().contains("2 rows were sent, 1 arrived"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_changed_schema_halts() {
+    let fixture = Fixture::new("create table t (id int4 primary key, a int4); create table u (id int4 primary key, a text)").await;
+    let mut lane = fixture.lane(&[]).await;
+    fixture.database.run("alter table t drop column a; alter table u rename to v").await.expect("DDL");
+    for (name, sqlstate) in [("t", "42703"), ("u", "42P01")] {
+        let failure = lane.refused(&[Set(name, &["1"], r#"{"a": 1}"#)]).await;
+        assert_eq!(
+            (failure.action, failure.sqlstate.as_deref(), failure.collection.as_deref()),
+            (Action::Halt, Some(sqlstate), Some(name))
+        );
+        assert!(!failure.remedy.is_empty());
+    }
+    let catalog = fixture.postgres.read_catalog().await.expect("a catalog");
+    let entries = [Set("u", &["1"], r#"{"a": 1}"#)];
+    let generation = lane.generation(&entries);
+    lane.collections = Collections::build(&catalog, &rules(&[]), &lane.collections);
+    let work = Work {
+        collections: &lane.collections,
+        after: generation.after,
+        through: generation.through,
+        generation: Some(&generation),
+        failed: &[],
+        statement_rows: 1,
+    };
+    let Err(ApplyError::Failed(failure)) = lane.writer.apply(&work).await else { panic!("the table is gone") };
+    assert_eq!((failure.action, failure.collection.as_deref()), (Action::Halt, Some("u")));
+    assert!(lane.writer.is_usable());
+}
+
+#[tokio::test]
+async fn failed_saves_are_written_with_the_position_and_keep_every_digit() {
+    let fixture = Fixture::new("").await;
+    let mut lane = fixture.lane(&[]).await;
+    let body = r#"{"n": 1.50000000000000000000, "z": 1, "a": "\u00e9"}"#;
+    let set = FailedSave {
+        sequence: Sequence::from_u64(3),
+        collection: "player".to_owned(),
+        key: vec!["1".to_owned(), "it's, {\"x\"}".to_owned()],
+        kind: SaveKind::Set,
+        body: Some(body.to_owned()),
+        sqlstate: Some("23505".to_owned()),
+        constraint: Some("player_name_key".to_owned()),
+        message: "duplicate key".to_owned(),
+        accepted_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+    };
+    let delete =
+        FailedSave { sequence: Sequence::from_u64(4), kind: SaveKind::Delete, body: None, sqlstate: None, constraint: None, ..set.clone() };
+    let append = FailedSave { sequence: Sequence::from_u64(5), kind: SaveKind::Append, key: Vec::new(), ..set.clone() };
+    let failed = [set, delete, append];
+    let through = Sequence::from_u64(5);
+    let work =
+        Work { collections: &lane.collections, after: Sequence::ZERO, through, generation: None, failed: &failed, statement_rows: 2 };
+    lane.writer.apply(&work).await.expect("applied");
+    assert_eq!(lane.position().await.map(|row| row.through), Some(through));
+    let columns =
+        "sequence, lane, collection, key, kind, body, sqlstate, constraint_name, message, extract(epoch from accepted_at), closed_at";
+    let rows = fixture.rows(&format!("select {columns} from forebay.failed_save order by 1")).await;
+    let key = r#"{1,"it's, {\"x\"}"}"#;
+    let times = "1700000000.123000|NULL";
+    let expected = [
+        format!("3|default|player|{key}|set|{body}|23505|player_name_key|duplicate key|{times}"),
+        format!("4|default|player|{key}|delete|NULL|NULL|NULL|duplicate key|{times}"),
+        format!("5|default|player|{{}}|append|{body}|23505|player_name_key|duplicate key|{times}"),
+    ];
+    assert_eq!(rows, expected);
+    let open = fixture.postgres.count_open_failed(lane.journal).await.expect("counts");
+    assert_eq!(open.values().sum::<u64>(), 3);
+    assert_eq!(fixture.postgres.count_open_failed(Uuid::new_v4()).await, Ok(BTreeMap::new()));
+    let newest = fixture.postgres.list_failed(lane.journal, 2).await.expect("a list");
+    assert_eq!(newest.iter().map(|row| row.sequence.get()).collect::<Vec<_>>(), [5, 4]);
+    assert_eq!((newest[1].key.len(), newest[1].kind.as_str(), newest[0].sqlstate.as_deref()), (2, "delete", Some("23505")));
+}
+
+#[tokio::test]
+async fn a_lock_is_waited_for_as_long_as_set_and_then_tried_again() {
+    let mut fixture = Fixture::new("create table t (id int4 primary key, a int4); insert into t values (1, 1)").await;
+    fixture.settings.lock_timeout = Duration::from_millis(50);
+    fixture.postgres = Postgres::new(&fixture.settings, 1).expect("a URL");
+    let mut lane = fixture.lane(&[]).await;
+    fixture.database.run("begin").await.expect("a transaction");
+    fixture.database.run("select * from t for update").await.expect("a lock");
+    let failure = lane.refused(&[Set("t", &["1"], r#"{"a": 2}"#)]).await;
+    assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::Retry, Some("55P03")));
+    fixture.database.run("rollback").await.expect("released");
+    lane.apply(&[Set("t", &["1"], r#"{"a": 2}"#)]).await.expect("applied");
+}
+
+/// Whoever breaks a transaction before COMMIT is sent has certainly committed nothing; at COMMIT nobody knows.
+#[tokio::test]
+async fn a_session_that_ends_before_commit_has_committed_nothing_and_at_commit_is_in_doubt() {
+    let fixture = Fixture::new(
+        "create table t (id int4 primary key);
+         create function die() returns trigger language plpgsql as 'begin perform pg_terminate_backend(pg_backend_pid()); return null; end';
+         create constraint trigger die after insert on t deferrable initially deferred for each row execute function die();
+         create table at_commit (id int4 primary key)",
+    )
+    .await;
+    let mut lane = fixture.lane(&[]).await;
+    let Err(ApplyError::Failed(failure)) = lane.apply(&[Set("t", &["1"], "{}")]).await else { panic!("the session is over") };
+    assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::Reconnect, Some("57P01")));
+    assert!(!lane.writer.is_usable());
+
+    // Deferred again by the last statement before COMMIT, the trigger ends the session in COMMIT itself.
+    fixture
+        .database
+        .run(
+            "create function later() returns trigger language plpgsql as 'begin set constraints die deferred; insert into t values (2); return null; end';
+             create trigger later after update on forebay.lane_position for each row execute function later()",
+        )
+        .await
+        .expect("a trigger");
+    let journal = lane.journal;
+    let (owner, collections) = (lane.owner, lane.collections.clone());
+    drop(lane);
+    let mut writer = fixture.postgres.writer(journal, "default", owner).await.expect("a new connection");
+    let work = Work {
+        collections: &collections,
+        after: Sequence::ZERO,
+        through: Sequence::from_u64(1),
+        generation: None,
+        failed: &[],
+        statement_rows: 1,
+    };
+    let Err(ApplyError::InDoubt(failure)) = writer.apply(&work).await else { panic!("the session is over") };
+    assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::InDoubt, Some("57P01")));
+    drop(writer);
+    let mut writer = fixture.postgres.writer(journal, "default", owner).await.expect("a new connection");
+    assert_eq!(writer.read_position().await.expect("an answer").map(|row| row.through), Some(Sequence::ZERO));
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_is_reconnected_to() {
+    let sandbox = SandboxOptions { fsync: false, ..SandboxOptions::default() };
+    let mut sandbox = tokio::task::spawn_blocking(|| Sandbox::create(sandbox)).await.expect("no panic").expect("a private Postgres");
+    let settings = PostgresSettings { url: Some(sandbox.url().into()), allow_fsync_off: true, ..Settings::default().postgres };
+    let postgres = Postgres::new(&settings, 1).expect("a URL");
+    postgres.ensure_schema().await.expect("a schema");
+    let (journal, owner) = (Uuid::new_v4(), Uuid::new_v4());
+    let mut writer = postgres.writer(journal, "default", owner).await.expect("a writer");
+    writer.claim(None, Sequence::from_u64(1)).await.expect("a claim");
+    sandbox.stop(StopMode::Immediate).expect("stopped");
+    assert_eq!(writer.read_position().await.expect_err("nobody is there").action, Action::Reconnect);
+    assert!(!writer.is_usable());
+    drop(writer);
+    assert_eq!(postgres.writer(journal, "default", owner).await.expect_err("nobody is there").action, Action::Reconnect);
+    sandbox.start().expect("started");
+    let mut writer = postgres.writer(journal, "default", owner).await.expect("a writer");
+    assert_eq!(writer.read_position().await, Ok(Some(PositionRow { owner, through: Sequence::from_u64(1) })));
+}
+
+#[tokio::test]
+async fn row_level_security_is_about_the_data_and_a_missing_privilege_is_not() {
+    let fixture = Fixture::new("create table t (id int4 primary key, a int4); create table forbidden (id int4 primary key)").await;
+    fixture.postgres.ensure_schema().await.expect("a schema");
+    let limited = fixture
+        .as_role(
+            "limited",
+            "grant all on schema forebay to limited; grant all on all tables in schema forebay to limited; grant all on t to limited;
+             alter table t enable row level security; create policy own on t using (true) with check (a > 0)",
+        )
+        .await;
+    let (journal, owner) = (Uuid::new_v4(), Uuid::new_v4());
+    let mut writer = limited.writer(journal, "default", owner).await.expect("a writer");
+    writer.claim(None, Sequence::ZERO).await.expect("a claim");
+    let collections = fixture.collections(&rules(&[])).await;
+    let mut lane = Lane { fixture: &fixture, writer, collections, journal, owner, position: Sequence::ZERO };
+    let failure = lane.refused(&[Set("t", &["1"], r#"{"a": 0}"#)]).await;
+    assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::Halve, Some("42501")));
+    let failure = lane.refused(&[Set("forbidden", &["1"], "{}")]).await;
+    assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::Halt, Some("42501")));
+    lane.apply(&[Set("t", &["1"], r#"{"a": 1}"#)]).await.expect("applied");
+}

@@ -1,0 +1,385 @@
+//! One lane's connection: a generation becomes a transaction.
+//!
+//! BEGIN and the fence are answered first, then all statements travel in one flight; the first error aborts what comes after it,
+//! and nothing is committed unless every answer was as expected. COMMIT and the position row read after it travel together: the row, not the tag,
+//! says whether it happened (P3).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use super::{
+    Action, FailedSave, Failure, PositionRow, failed_saves,
+    flight::{Counts, Flight, Refusal},
+    lease::{Lease, within},
+    plan::{self, Operation, Step},
+    position::{self, LaneKey},
+    session::Session,
+    sqlstate::Phase,
+};
+use crate::{
+    backlog::Generation,
+    collections::Collections,
+    save::{CollectionId, Sequence},
+};
+
+/// What one transaction writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// The catalog that the generation was folded with.
+    pub collections: &'a Collections,
+    /// Where the lane's position has to be now.
+    pub after: Sequence,
+    /// Where it is afterwards.
+    pub through: Sequence,
+    /// The rows; `None` moves the position only.
+    pub generation: Option<&'a Generation>,
+    /// Saves at or below `through` that are given up.
+    pub failed: &'a [FailedSave],
+    /// Rows of one statement.
+    pub statement_rows: usize,
+}
+
+/// What a transaction wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Rows by collection.
+    pub collections: BTreeMap<CollectionId, RowsWritten>,
+    /// Statements that wrote them.
+    pub statements: u64,
+}
+
+/// Rows of one collection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowsWritten {
+    /// Objects that were there.
+    pub updated: u64,
+    /// Objects that were not.
+    pub inserted: u64,
+    /// Objects that were there and are no more.
+    pub deleted: u64,
+    /// Rows added to an append collection.
+    pub appended: u64,
+}
+
+/// Why a transaction has no certain, good end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// The position row is not as expected; nothing was written. Read it.
+    #[error("the position row in Postgres is not as expected")]
+    Fence,
+    /// Nothing was committed, for sure; [`Failure::action`] says what to do.
+    #[error("{0}")]
+    Failed(Failure),
+    /// COMMIT was sent and its fate is unknown. Connect again and read the position row.
+    #[error("commit in doubt: {0}")]
+    InDoubt(Failure),
+}
+
+impl From<Failure> for ApplyError {
+    fn from(failure: Failure) -> Self {
+        if failure.action == Action::InDoubt { Self::InDoubt(failure) } else { Self::Failed(failure) }
+    }
+}
+
+/// One lane's connection. After an error that breaks it ([`Writer::is_usable`]) drop it and ask
+/// [`Postgres::writer`](super::Postgres::writer) for another.
+#[derive(Debug)]
+pub struct Writer {
+    lease: Lease,
+    session: Arc<Session>,
+    lane: LaneKey,
+    owner: Uuid,
+}
+
+/// What an answer is held against.
+#[derive(Debug)]
+enum Meaning {
+    /// Any answer will do.
+    Done,
+    /// 22012 means: the position row is not as expected.
+    Fence,
+    /// Rows of a collection.
+    Rows { collection: CollectionId, name: Arc<str>, operation: Operation, sent: u64 },
+    /// So many rows of our own tables.
+    Own { table: &'static str, rows: i64 },
+}
+
+type Param = (Box<dyn ToSql + Sync + Send>, Type);
+
+impl Writer {
+    pub(super) fn new(lease: Lease, session: Arc<Session>, journal: Uuid, lane: &str, owner: Uuid) -> Self {
+        Self { lease, session, lane: LaneKey { journal: journal.to_string(), lane: lane.to_owned() }, owner }
+    }
+
+    /// Whether the connection can be used again.
+    pub fn is_usable(&self) -> bool {
+        self.lease.is_sound()
+    }
+
+    /// The lane's position row; `None` if there is none, or no schema `forebay` at all.
+    ///
+    /// # Errors
+    /// [`Failure`]; the connection may be broken.
+    pub async fn read_position(&mut self) -> Result<Option<PositionRow>, Failure> {
+        self.lease.enter();
+        let row = position::read(&self.lease, &self.session, &self.lane).await;
+        match row {
+            Ok(row) => {
+                self.lease.leave();
+                Ok(row)
+            }
+            Err(failure) if matches!(failure.sqlstate.as_deref(), Some("42P01" | "3F000")) => {
+                self.lease.leave();
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Makes the lane ours: by its first row, at `at`, if there was none; else by putting our token into the row that was read.
+    ///
+    /// # Errors
+    /// [`ApplyError::Fence`] if the row is no longer as it was read.
+    pub async fn claim(&mut self, read: Option<PositionRow>, at: Sequence) -> Result<(), ApplyError> {
+        let through = read.map_or(at, |row| row.through);
+        self.lease.enter();
+        let flown = self.fly_claim(read, at).await;
+        let flown = flown.map_err(|error| match error {
+            // The row count tells what the fence tells elsewhere.
+            ApplyError::Failed(failure) if failure.action == Action::Halve && failure.sqlstate.is_none() => ApplyError::Fence,
+            other => other,
+        });
+        self.finish(flown, None, through).await
+    }
+
+    /// Writes one generation: rows, failed saves and the position, or nothing.
+    ///
+    /// # Errors
+    /// [`ApplyError`] says whether anything can have been committed.
+    pub async fn apply(&mut self, work: &Work<'_>) -> Result<Written, ApplyError> {
+        self.lease.enter();
+        let flown = self.fly(work).await;
+        self.finish(flown, Some(work.after), work.through).await
+    }
+
+    /// Rolls back or commits, and leaves a sound connection where that is possible.
+    async fn finish<T>(&mut self, flown: Result<T, ApplyError>, before: Option<Sequence>, through: Sequence) -> Result<T, ApplyError> {
+        match flown {
+            Ok(written) => {
+                self.commit(before, through).await?;
+                self.lease.leave();
+                Ok(written)
+            }
+            Err(error) => {
+                if self.can_roll_back(&error) {
+                    let rolled_back = within(self.session.call_timeout(), "roll back", self.lease.batch_execute("rollback")).await;
+                    rolled_back.is_ok().then(|| self.lease.leave());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn can_roll_back(&self, error: &ApplyError) -> bool {
+        match error {
+            ApplyError::Fence => true,
+            ApplyError::Failed(failure) => {
+                !matches!(failure.action, Action::Reconnect | Action::ReconnectThenHalt) && !self.lease.is_closed()
+            }
+            ApplyError::InDoubt(_) => false,
+        }
+    }
+
+    async fn fly(&self, work: &Work<'_>) -> Result<Written, ApplyError> {
+        let mut written = Written::default();
+        let mut flight = Flight::new(&self.lease, self.session.call_timeout());
+        flight.send_simple(Meaning::Done, self.session.begin_writing()).await;
+        flight.send_typed(Meaning::Fence, position::FENCE, 0, self.row_params(work.after)).await;
+        // Only a BEGIN that was answered makes a transaction of the rest: had it been refused (a cancel, a pooler), every
+        // statement after it would commit alone.
+        land_all(&mut flight, &mut written).await?;
+        let steps = match work.generation {
+            Some(generation) => plan::steps(work.collections, generation)?,
+            None => Vec::new(),
+        };
+        for step in &steps {
+            send_step(&mut flight, step, work.statement_rows.max(1), &mut written).await?;
+        }
+        for saves in work.failed.chunks(work.statement_rows.max(1)) {
+            self.send_failed(&mut flight, saves, &mut written).await?;
+        }
+        // So that COMMIT has nothing left to refuse.
+        flight.send_simple(Meaning::Done, "set constraints all immediate").await;
+        let mut params = self.row_params(work.after);
+        params.push((Box::new(position::as_int8(work.through)), Type::INT8));
+        flight.send_typed(Meaning::Own { table: "lane_position", rows: 1 }, position::ADVANCE, 0, params).await;
+        land_all(&mut flight, &mut written).await?;
+        Ok(written)
+    }
+
+    async fn fly_claim(&self, read: Option<PositionRow>, at: Sequence) -> Result<(), ApplyError> {
+        let mut flight = Flight::new(&self.lease, self.session.call_timeout());
+        flight.send_simple(Meaning::Done, self.session.begin_writing()).await;
+        land_all(&mut flight, &mut Written::default()).await?;
+        let meaning = Meaning::Own { table: "lane_position", rows: 1 };
+        match read {
+            None => flight.send_typed(meaning, position::FIRST_CLAIM, 0, self.row_params(at)).await,
+            Some(row) => {
+                let mut params = self.row_params(row.through);
+                params[2] = text(row.owner.to_string());
+                params.push(text(self.owner.to_string()));
+                flight.send_typed(meaning, position::CLAIM, 0, params).await;
+            }
+        }
+        land_all(&mut flight, &mut Written::default()).await
+    }
+
+    async fn send_failed<'c>(
+        &self,
+        flight: &mut Flight<'c, Meaning>,
+        saves: &[FailedSave],
+        written: &mut Written,
+    ) -> Result<(), ApplyError> {
+        let mut params = vec![text(self.lane.journal.clone()), text(self.lane.lane.clone())];
+        params.extend(failed_saves::arrays(saves).into_iter().map(array));
+        let bytes = saves.iter().map(|save| save.body.as_ref().map_or(0, String::len)).sum();
+        make_room(flight, bytes, written).await?;
+        let meaning = Meaning::Own { table: "failed_save", rows: i64::try_from(saves.len()).expect("a short list") };
+        flight.send_typed(meaning, failed_saves::INSERT, bytes, params).await;
+        Ok(())
+    }
+
+    /// Sends COMMIT and reads the position row back. `before` is where the row stands if COMMIT did nothing.
+    async fn commit(&self, before: Option<Sequence>, through: Sequence) -> Result<(), ApplyError> {
+        let mut flight = Flight::new(&self.lease, self.session.call_timeout());
+        flight.send_simple((), "commit").await;
+        let params = vec![text(self.lane.journal.clone()), text(self.lane.lane.clone()), text(self.owner.to_string())];
+        flight.send_typed((), position::READ_BACK, 0, params).await;
+        let (committed, read_back) = (flight.land(Phase::CommitSent).await, flight.land(Phase::CommitSent).await);
+        committed.expect("it was sent").map_err(|refusal| ApplyError::from(refusal.failure))?;
+        match read_back.expect("it was sent") {
+            Ok(((), [position, 1])) if position == position::as_int8(through) => Ok(()),
+            Ok(((), [position, 1])) if before.is_some_and(|before| position == position::as_int8(before)) => {
+                // Seen with COMMIT in a failed transaction: answered by ROLLBACK, without an error.
+                Err(ApplyError::Failed(Failure::local(Action::Reconnect, "Postgres rolled back instead of committing")))
+            }
+            Ok(_) => Err(in_doubt(Failure::local(Action::InDoubt, "after COMMIT the position row is not as written"))),
+            Err(Refusal { failure, .. }) => Err(in_doubt(failure)),
+        }
+    }
+
+    /// Journal, lane, owner, position: `$1` to `$4`.
+    fn row_params(&self, through: Sequence) -> Vec<Param> {
+        let through = Box::new(position::as_int8(through));
+        vec![text(self.lane.journal.clone()), text(self.lane.lane.clone()), text(self.owner.to_string()), (through, Type::INT8)]
+    }
+}
+
+fn in_doubt(failure: Failure) -> ApplyError {
+    ApplyError::InDoubt(Failure { action: Action::InDoubt, ..failure })
+}
+
+fn text(text: String) -> Param {
+    (Box::new(text), Type::TEXT)
+}
+
+fn array(array: super::array::TextArray) -> Param {
+    (Box::new(array), Type::TEXT_ARRAY)
+}
+
+async fn send_step<'c>(
+    flight: &mut Flight<'c, Meaning>,
+    step: &Step<'_>,
+    rows_max: usize,
+    written: &mut Written,
+) -> Result<(), ApplyError> {
+    let statement = step.statement();
+    for portion in step.portions(rows_max) {
+        let arrays = step.parameters(portion)?;
+        let bytes = arrays.iter().map(super::array::TextArray::bytes).sum();
+        let params = match arrays.is_empty() {
+            true => vec![(Box::new(portion.len().cast_signed() as i64) as Box<dyn ToSql + Sync + Send>, Type::INT8)],
+            false => arrays.into_iter().map(array).collect(),
+        };
+        let meaning = Meaning::Rows {
+            collection: step.collection.id,
+            name: Arc::clone(&step.collection.name),
+            operation: step.operation,
+            sent: portion.len() as u64,
+        };
+        make_room(flight, bytes, written).await?;
+        flight.send_typed(meaning, &statement, bytes, params).await;
+    }
+    Ok(())
+}
+
+/// Bounds what is under way: a generation may hold a million rows.
+async fn make_room(flight: &mut Flight<'_, Meaning>, bytes: usize, written: &mut Written) -> Result<(), ApplyError> {
+    while flight.is_full_for(bytes) {
+        land_one(flight, written).await?;
+    }
+    Ok(())
+}
+
+async fn land_all(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Result<(), ApplyError> {
+    while land_one(flight, written).await? {}
+    Ok(())
+}
+
+/// False if nothing was outstanding.
+async fn land_one(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Result<bool, ApplyError> {
+    match flight.land(Phase::BeforeCommit).await {
+        None => Ok(false),
+        Some(Ok((meaning, counts))) => hold_against(meaning, counts, written).map(|()| true),
+        Some(Err(Refusal { meaning, failure })) => Err(match meaning {
+            Meaning::Fence if failure.sqlstate.as_deref() == Some("22012") => ApplyError::Fence,
+            Meaning::Rows { name, .. } => failure.of(&name).into(),
+            _ => failure.into(),
+        }),
+    }
+}
+
+fn hold_against(meaning: Meaning, counts: Counts, written: &mut Written) -> Result<(), ApplyError> {
+    match meaning {
+        Meaning::Done | Meaning::Fence => Ok(()),
+        Meaning::Own { rows, .. } if counts[1] == rows => Ok(()),
+        Meaning::Own { table, rows } => {
+            let message = format!("forebay.{table}: {rows} rows were sent, {} arrived", counts[1]);
+            Err(Failure::local(Action::Halve, message).into())
+        }
+        Meaning::Rows { collection, name, operation, sent } => {
+            let [first, second] = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+            let complete = match operation {
+                Operation::Delete => first <= sent,
+                Operation::Set | Operation::Replace | Operation::Append => first.checked_add(second) == Some(sent),
+            };
+            if !complete {
+                return Err(swallowed(&name, sent, first.saturating_add(second)).into());
+            }
+            written.statements += 1;
+            written.collections.entry(collection).or_default().add(operation, first, second);
+            Ok(())
+        }
+    }
+}
+
+/// No error, and yet not what was asked for.
+fn swallowed(name: &str, sent: u64, arrived: u64) -> Failure {
+    let message = format!("{sent} rows were sent, {arrived} arrived: a trigger, a rule or row-level security took the others out");
+    Failure::local(Action::Halve, message).of(name)
+}
+
+impl RowsWritten {
+    fn add(&mut self, operation: Operation, first: u64, second: u64) {
+        match operation {
+            Operation::Set | Operation::Replace => {
+                self.updated += first;
+                self.inserted += second;
+            }
+            Operation::Delete => self.deleted += first,
+            Operation::Append => self.appended += second,
+        }
+    }
+}
