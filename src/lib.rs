@@ -33,6 +33,8 @@ pub mod backlog;
 #[cfg(feature = "daemon")]
 pub mod collections;
 #[cfg(feature = "daemon")]
+pub mod drain;
+#[cfg(feature = "daemon")]
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod limits;

@@ -1,0 +1,306 @@
+//! What a lane does, step by step, and how what came of it is recorded.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    NotFlushed,
+    judge::{Need, Verdict},
+    lane::Lane,
+    meet::Meeting,
+    plan::{Hand, HandWork, Settled, Stood},
+    rebuild::{PAGE_BYTES_MAX, Rebuild},
+    status::{FailedNote, LastError},
+    target::{Log, LogError, Target},
+};
+use crate::{
+    backlog::Generation,
+    limits::{Limit, LimitReached},
+    postgres::{Action, ApplyError, Failure, PositionRow, Written},
+    save::{Accepted, Sequence},
+};
+
+/// Generations with more objects are dropped away from the runtime's threads: it takes them milliseconds.
+const DROP_ASIDE_OBJECTS: u64 = 10_000;
+
+impl<T: Target, L: Log> Lane<T, L> {
+    pub(super) async fn contact(&mut self) {
+        let row = match self.target.contact().await {
+            Ok(row) => row,
+            Err(failure) => return self.contact_failed(failure.action.into(), &failure),
+        };
+        match self.plan.meet(row, self.log.last()) {
+            Meeting::At(position) => self.stand_at(position).await,
+            Meeting::Claim(_) => {}
+            Meeting::Fenced(by) => self.events.fenced(by),
+            Meeting::Missing => self.stand_before(&missing_row()),
+            Meeting::Beyond(position) => self.stand_before(&beyond_the_journal(position, self.log.last())),
+        }
+    }
+
+    pub(super) async fn claim(&mut self, row: Option<PositionRow>) {
+        match self.target.claim(row).await {
+            Ok(()) => {
+                self.events.claimed(row.map(|row| row.owner));
+                self.plan.claimed();
+            }
+            Err(error) => {
+                let (need, failure) = complaint(error);
+                self.contact_failed(need, &failure);
+            }
+        }
+    }
+
+    pub(super) async fn refresh(&mut self) {
+        match self.target.refresh().await {
+            Ok(()) => self.plan.refreshed(),
+            Err(failure) => self.contact_failed(failure.action.into(), &failure),
+        }
+    }
+
+    async fn stand_at(&mut self, position: Sequence) {
+        // Before anything is applied: should the row be missing later, that must not look like a fresh start. And after the
+        // row was written: the other way round, a crash between would halt the next start.
+        if self.plan.row_is_news() {
+            if let Err(error) = self.log.note_row().await {
+                return self.contact_failed(Need::Halt, &halting(error.to_string(), "look after the journal's disk"));
+            }
+            self.plan.row_noted();
+        }
+        // Counted again with every connection: they are rows, and may have gone back in time or been taken care of in SQL.
+        match self.target.count_failed().await {
+            Ok(count) => self.failed_saves.set_used(count),
+            Err(failure) => return self.contact_failed(failure.action.into(), &failure),
+        }
+        self.events.contacted(position);
+        let (stood, over) = self.plan.stand_at(position);
+        match stood {
+            Stood::Here => {}
+            Stood::Committed(settled) => {
+                self.events.had_committed(position);
+                // Its failed saves are among those that were just counted.
+                self.record(settled, &Written::default(), Duration::ZERO);
+            }
+            Stood::Ahead { from, settled } => {
+                self.events.moved_ahead(from, position);
+                self.drop_aside(settled.hand);
+            }
+            Stood::Behind { from } => self.events.rewound(from, position),
+        }
+        self.go_on(over);
+        self.publish();
+    }
+
+    pub(super) fn seal(&mut self) {
+        if let Some((generation, room)) = self.backlog.seal() {
+            let surplus = self.plan.sealed(generation, room);
+            self.drop_aside(surplus);
+            // All of it may be in Postgres already: then nothing else will say that it is settled.
+            if !self.plan.has_work() {
+                self.backlog.settle();
+            }
+        }
+    }
+
+    pub(super) async fn fold(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(), String> {
+        let began = Instant::now();
+        match self.rebuild(after, through, saves_max).await {
+            Ok((generation, single)) => {
+                self.events.rebuilt(&generation, began.elapsed());
+                let room = self.backlog.take_anyway(self.plan.room_missing(&generation));
+                self.plan.folded(generation, single, room);
+                Ok(())
+            }
+            Err(error) => self.cannot_read(error),
+        }
+    }
+
+    async fn rebuild(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(Generation, bool), LogError> {
+        let mut rebuild = Rebuild::new(after, through, saves_max, self.generation_objects_max);
+        while let Some(read) = rebuild.reads_after() {
+            rebuild.take(self.log.read(read, through, PAGE_BYTES_MAX).await?)?;
+        }
+        rebuild.finish()
+    }
+
+    pub(super) async fn condemn(&mut self, after: Sequence, through: Sequence) -> Result<(), String> {
+        let saves = match self.read_all(after, through).await {
+            Ok(saves) => saves,
+            Err(error) => return self.cannot_read(error),
+        };
+        match room_for(&self.failed_saves, saves.len() as u64) {
+            Ok(()) => self.plan.condemn(saves),
+            Err(reached) => {
+                self.cannot_prepare(&halting(reached.to_string(), "take care of the rows of forebay.failed_save, or raise the limit"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_all(&mut self, after: Sequence, through: Sequence) -> Result<Vec<Accepted>, LogError> {
+        let mut saves = self.log.read(after, through, PAGE_BYTES_MAX).await?;
+        while let Some(last) = saves.last().map(|accepted| accepted.sequence).filter(|&last| last < through) {
+            let more = self.log.read(last, through, PAGE_BYTES_MAX).await?;
+            if more.is_empty() {
+                break;
+            }
+            saves.extend(more);
+        }
+        match saves.last() {
+            Some(last) if last.sequence == through => Ok(saves),
+            _ => Err(LogError::Missing { after, through }),
+        }
+    }
+
+    pub(super) async fn apply(&mut self) {
+        let began = Instant::now();
+        match self.target.apply(self.plan.work()).await {
+            Ok(written) => {
+                let (settled, over) = self.plan.applied();
+                self.failed_saves.take_anyway(settled.failed_saves());
+                self.record(settled, &written, began.elapsed());
+                self.go_on(over);
+                self.publish();
+            }
+            Err(error) => {
+                let (need, failure) = complaint(error);
+                let (verdict, dropped) = self.plan.apply_failed(need, &failure, Instant::now(), fastrand::f64());
+                self.judged(&failure, verdict);
+                self.drop_aside(dropped);
+            }
+        }
+    }
+
+    /// What was in hand is in Postgres.
+    fn record(&mut self, mut settled: Settled, written: &Written, took: Duration) {
+        match settled.hand.take().map(|hand| hand.work) {
+            Some(HandWork::Generation { generation, room, .. }) => {
+                self.events.applied(&generation, written, took);
+                self.drop_aside(Some(generation));
+                drop(room);
+            }
+            Some(HandWork::Failed { saves, why }) => {
+                let notes: Vec<_> = saves.iter().map(|accepted| FailedNote::new(accepted, &why)).collect();
+                self.events.failed(&notes);
+                self.handle.note_failed(&notes);
+            }
+            None => {}
+        }
+    }
+
+    /// The position is told to everybody: those who wait, and the journal.
+    fn publish(&mut self) {
+        let position = self.plan.position();
+        if !self.plan.has_work() {
+            self.backlog.settle();
+        }
+        (self.settle)(self.id, position);
+        self.handle.show_position(position);
+    }
+
+    fn contact_failed(&mut self, need: Need, failure: &Failure) {
+        self.target.disconnect();
+        let verdict = self.plan.contact_failed(need, failure, Instant::now(), fastrand::f64());
+        self.judged(failure, verdict);
+    }
+
+    /// The row says what must not be: the connection is sound.
+    fn stand_before(&mut self, failure: &Failure) {
+        let verdict = self.plan.contact_failed(Need::Halt, failure, Instant::now(), fastrand::f64());
+        self.judged(failure, verdict);
+    }
+
+    fn cannot_prepare(&mut self, failure: &Failure) {
+        let verdict = self.plan.cannot_prepare(failure, Instant::now(), fastrand::f64());
+        self.judged(failure, verdict);
+    }
+
+    fn cannot_read(&mut self, error: LogError) -> Result<(), String> {
+        let remedy = match error {
+            LogError::Broken(what) => return Err(what),
+            LogError::Forgotten { .. } => {
+                "set the row of forebay.lane_position to the sequence up to which the tables are known to hold everything"
+            }
+            LogError::Missing { .. } => "stop the daemon and run `forebay journal verify`",
+        };
+        self.cannot_prepare(&halting(error.to_string(), remedy));
+        Ok(())
+    }
+
+    fn judged(&mut self, failure: &Failure, verdict: Verdict) {
+        if matches!(verdict, Verdict::Reconnect(_)) {
+            self.target.disconnect();
+        }
+        self.events.judged(failure, verdict);
+        if let (Verdict::Halt(_), Some(halt)) = (verdict, self.plan.halt()) {
+            let probe = matches!(*self.handle.0.stuck.borrow(), Some(NotFlushed::Halted(_)));
+            self.events.halted(halt, probe);
+        }
+        let (sqlstate, message) = (failure.sqlstate.clone(), failure.to_string());
+        self.handle.note_error(LastError { at: Instant::now(), sqlstate, message });
+    }
+
+    fn go_on(&self, was_halted: bool) {
+        if was_halted {
+            self.events.goes_on();
+        }
+    }
+
+    fn drop_aside(&self, dropped: Option<impl Droppable>) {
+        if let Some(dropped) = dropped.filter(|dropped| dropped.objects() > DROP_ASIDE_OBJECTS) {
+            drop(tokio::task::spawn_blocking(move || drop(dropped)));
+        }
+    }
+}
+
+/// What may take long to drop.
+trait Droppable: Send + 'static {
+    fn objects(&self) -> u64;
+}
+
+impl Droppable for Generation {
+    fn objects(&self) -> u64 {
+        self.footprint.objects
+    }
+}
+
+impl Droppable for Hand {
+    fn objects(&self) -> u64 {
+        match &self.work {
+            HandWork::Generation { generation, .. } => generation.footprint.objects,
+            HandWork::Failed { saves, .. } => saves.len() as u64,
+        }
+    }
+}
+
+fn complaint(error: ApplyError) -> (Need, Failure) {
+    match error {
+        ApplyError::Fence => (Need::Reread, Failure { sqlstate: Some("22012".into()), ..Failure::local(Action::Retry, error.to_string()) }),
+        ApplyError::Failed(failure) => (failure.action.into(), failure),
+        ApplyError::InDoubt(failure) => (Need::InDoubt, failure),
+    }
+}
+
+fn room_for(limit: &Limit, count: u64) -> Result<(), LimitReached> {
+    let (max, used) = (limit.max(), limit.used());
+    if used + count <= max { Ok(()) } else { Err(LimitReached { name: limit.name(), max, used }) }
+}
+
+fn halting(message: String, remedy: &str) -> Failure {
+    Failure { remedy: remedy.into(), ..Failure::local(Action::Halt, message) }
+}
+
+fn missing_row() -> Failure {
+    halting(
+        "the row of forebay.lane_position is missing, though there was one: this is another database, or an older state of it".to_owned(),
+        "correct `postgres.url`, or insert the row with the sequence up to which the tables are known to hold everything",
+    )
+}
+
+fn beyond_the_journal(position: Sequence, last: Sequence) -> Failure {
+    halting(
+        format!("the row of forebay.lane_position says {position}, but the journal ends at {last}: this is an older state of the journal"),
+        "bring the newest journal back",
+    )
+}

@@ -1,0 +1,192 @@
+//! A lane's backlog as the journal's thread and the lane's task share it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::SystemTime,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::room::{Room, Rooms};
+use crate::{
+    backlog::{Backlog, Footprint, Generation},
+    limits::Limits,
+    save::{Accepted, CollectionId, Sequence},
+};
+
+/// The backlog of one lane behind a lock that is held for nothing but folding. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LaneBacklog(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    inner: Mutex<Inner>,
+    /// The lane's task waits here.
+    wake: Notify,
+    rooms: Rooms,
+}
+
+#[derive(Debug)]
+struct Inner {
+    backlog: Backlog,
+    /// When the generation in the making got its first save.
+    since: Option<Instant>,
+    /// The generation that the lane has taken out and not settled.
+    out: Option<Out>,
+}
+
+#[derive(Debug)]
+struct Out {
+    saves: u64,
+    oldest_accepted_at: Option<SystemTime>,
+    by_collection: Vec<(CollectionId, Footprint)>,
+}
+
+/// What waits for Postgres, the generation that is being applied included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BacklogSummary {
+    /// What it takes of the limits.
+    pub footprint: Footprint,
+    /// Saves that are not in Postgres.
+    pub saves: u64,
+    /// When the oldest of them was accepted.
+    pub oldest_accepted_at: Option<SystemTime>,
+    /// Full generations that wait for the lane.
+    pub sealed: usize,
+    /// Objects and rows of the generation in the making.
+    pub making_objects: u64,
+    /// The last save offered.
+    pub through: Sequence,
+}
+
+/// What a lane decides by.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct View {
+    /// A full generation waits.
+    pub(super) full: bool,
+    /// The generation in the making holds something, since then.
+    pub(super) since: Option<Instant>,
+}
+
+impl View {
+    /// Whether anything waits.
+    pub(super) fn pending(self) -> bool {
+        self.full || self.since.is_some()
+    }
+}
+
+impl LaneBacklog {
+    /// The backlog of a lane whose saves up to `after` are in Postgres, as far as the journal knows.
+    pub fn new(generation_objects_max: u64, after: Sequence, limits: &Limits) -> Self {
+        let inner = Inner { backlog: Backlog::new(generation_objects_max, after), since: None, out: None };
+        Self(Arc::new(Shared { inner: Mutex::new(inner), wake: Notify::new(), rooms: Rooms::new(limits) }))
+    }
+
+    /// Folds in a group of saves, whole batches, for which admission has taken room, and gives back to the limits what
+    /// folding saved. Called by the journal's thread: never waits, never fails.
+    pub fn offer(&self, group: Vec<Accepted>) {
+        let mut saved = Footprint::default();
+        let mut inner = self.lock();
+        let (was_empty, was_full) = (inner.since.is_none(), inner.backlog.sealed());
+        for accepted in group {
+            saved += inner.backlog.offer(accepted);
+        }
+        let filled = inner.backlog.sealed() > was_full;
+        if was_empty || filled {
+            inner.since = (inner.backlog.making().saves > 0).then(Instant::now);
+        }
+        drop(inner);
+        drop(self.0.rooms.adopt(saved));
+        if was_empty || filled {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// As [`Self::offer`], for saves that recovery read from the journal: takes the room, whatever the limits say.
+    pub fn recover(&self, group: Vec<Accepted>) {
+        let bytes = group.iter().map(|accepted| accepted.save.bytes()).sum();
+        self.0.rooms.take_anyway(Footprint { bytes, objects: group.len() as u64 }).keep();
+        self.offer(group);
+    }
+
+    /// The last save offered.
+    pub fn through(&self) -> Sequence {
+        self.lock().backlog.through()
+    }
+
+    /// What waits.
+    pub fn summary(&self) -> BacklogSummary {
+        let inner = self.lock();
+        let backlog = &inner.backlog;
+        let mut summary = BacklogSummary {
+            footprint: Footprint { bytes: backlog.bytes(), objects: backlog.objects() },
+            saves: backlog.saves(),
+            oldest_accepted_at: backlog.oldest_accepted_at(),
+            sealed: backlog.sealed(),
+            making_objects: backlog.making().footprint.objects,
+            through: backlog.through(),
+        };
+        if let Some(out) = &inner.out {
+            summary.saves += out.saves;
+            summary.oldest_accepted_at = out.oldest_accepted_at.or(summary.oldest_accepted_at);
+            summary.footprint = out.by_collection.iter().fold(summary.footprint, |sum, (_, part)| sum + *part);
+        }
+        summary
+    }
+
+    /// What waits of each collection.
+    pub fn by_collection(&self) -> HashMap<CollectionId, Footprint> {
+        let inner = self.lock();
+        let mut sums = inner.backlog.by_collection();
+        for (id, footprint) in inner.out.iter().flat_map(|out| &out.by_collection) {
+            *sums.entry(*id).or_default() += *footprint;
+        }
+        sums
+    }
+
+    /// Where the next generation begins.
+    pub(super) fn after(&self) -> Sequence {
+        self.lock().backlog.after()
+    }
+
+    pub(super) fn view(&self) -> View {
+        let inner = self.lock();
+        View { full: inner.backlog.sealed() > 0, since: inner.since }
+    }
+
+    /// Takes the oldest generation out, with the room that it holds.
+    pub(super) fn seal(&self) -> Option<(Generation, Room)> {
+        let mut inner = self.lock();
+        let generation = inner.backlog.seal()?;
+        if inner.backlog.making().saves == 0 {
+            inner.since = None;
+        }
+        inner.out = Some(Out {
+            saves: generation.saves,
+            oldest_accepted_at: generation.oldest_accepted_at,
+            by_collection: generation.by_collection().collect(),
+        });
+        let room = self.0.rooms.adopt(generation.footprint);
+        Some((generation, room))
+    }
+
+    /// What was taken out is in Postgres.
+    pub(super) fn settle(&self) {
+        self.lock().out = None;
+    }
+
+    /// Room for a generation that was folded from the journal and is larger than the one it replaces.
+    pub(super) fn take_anyway(&self, footprint: Footprint) -> Room {
+        self.0.rooms.take_anyway(footprint)
+    }
+
+    /// Returns when something has come to an empty backlog, or a generation is full.
+    pub(super) async fn woken(&self) {
+        self.0.wake.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().expect("folding doesn't panic")
+    }
+}

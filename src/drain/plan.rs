@@ -1,0 +1,308 @@
+//! What a lane does next. Pure: it awaits nothing, time and chance are arguments, and what it decides the lane's loop does.
+//!
+//! Invariants: bounds lie beyond the position and rise towards the bottom of the stack; work in hand begins at the position
+//! and ends at the nearest bound.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    handle::{Control, Pause},
+    judge::{Tries, Waits},
+    lane_backlog::View,
+    meet::Ownership,
+    room::Room,
+    status::{Halt, LaneState},
+};
+use crate::{
+    backlog::Generation,
+    postgres::{Failure, PositionRow},
+    save::{Accepted, Sequence},
+};
+
+mod record;
+
+/// A lane's state.
+#[derive(Debug)]
+pub(super) struct Plan {
+    ownership: Ownership,
+    waits: Waits,
+    window: Duration,
+    /// Up to here Postgres holds everything: what the row said last, or a commit since. Before the first contact what the
+    /// journal noted.
+    position: Sequence,
+    contact: Contact,
+    /// Up to where there is work, nearest last.
+    bounds: Vec<Bound>,
+    hand: Option<Hand>,
+    /// The save or batch before the nearest bound is to become a failed save, for this reason.
+    condemned: Option<Failure>,
+    /// The next generation that is folded from the journal takes no more saves: the half of one that was refused.
+    saves_max: u64,
+    contact_tries: Tries,
+    work_tries: Tries,
+    trouble: Option<Trouble>,
+    /// The catalog is to be read before anything is applied.
+    refresh: bool,
+    /// Rows of one statement: fewer while Postgres has a hard time.
+    statement_rows: u64,
+    /// And usually.
+    statement_rows_max: u64,
+    probes: u64,
+}
+
+/// How the lane stands with the position row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contact {
+    /// To be read, over a connection new or old.
+    Unread,
+    /// To be written: it is nobody's, or an earlier start's.
+    Unclaimed(Option<PositionRow>),
+    /// Ours.
+    Made,
+    /// Another daemon's.
+    Fenced(Uuid),
+}
+
+/// A sequence up to which there is work.
+#[derive(Debug)]
+struct Bound {
+    through: Sequence,
+    /// What the generation that came from the backlog holds of the limits.
+    room: Option<Room>,
+}
+
+/// The next transaction.
+#[derive(Debug)]
+pub(super) struct Hand {
+    through: Sequence,
+    pub(super) work: HandWork,
+}
+
+#[derive(Debug)]
+pub(super) enum HandWork {
+    Generation {
+        generation: Generation,
+        /// One save or one batch: it can't be halved.
+        single: bool,
+        /// What it takes of the limits beyond what the bounds hold.
+        room: Option<Room>,
+    },
+    /// A condemned save or batch.
+    Failed { saves: Vec<Accepted>, why: Failure },
+}
+
+/// Something went wrong and nothing has gone well since.
+#[derive(Debug)]
+struct Trouble {
+    /// Nothing is tried before.
+    until: Instant,
+    halt: Option<Halt>,
+    /// It is over as soon as the position row is read; otherwise, once something is applied.
+    ends_at_contact: bool,
+}
+
+/// What the loop is to do.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Read the position row.
+    Contact,
+    /// Write our token into it.
+    Claim(Option<PositionRow>),
+    /// Read the catalog.
+    Refresh,
+    /// Take a generation out of the backlog.
+    Seal,
+    /// Fold the journal from the position to the nearest bound, so many saves at the most.
+    Fold { after: Sequence, through: Sequence, saves_max: u64 },
+    /// Read the condemned saves from the journal.
+    Condemn { after: Sequence, through: Sequence },
+    /// Apply what is in hand.
+    Apply,
+    /// Wait for a change, or until then.
+    Rest(Option<Instant>),
+    /// The lane ends: it is told to, or fenced.
+    End,
+}
+
+/// Statements grow back by this part of their usual size with every commit: slowly, because what made them shrink may last.
+const GROWTH: u64 = 32;
+
+/// All that a decision is made by, beside the plan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'a> {
+    pub(super) now: Instant,
+    pub(super) control: &'a Control,
+    pub(super) backlog: View,
+}
+
+/// What the position row turned out to say.
+#[derive(Debug)]
+pub(super) enum Stood {
+    /// What was expected.
+    Here,
+    /// The transaction in doubt was committed.
+    Committed(Settled),
+    /// More is in Postgres than was known.
+    Ahead { from: Sequence, settled: Settled },
+    /// Less is in Postgres than was.
+    Behind { from: Sequence },
+}
+
+/// What is over; dropping it gives its room back to the limits, and takes a while.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) hand: Option<Hand>,
+    _bounds: Vec<Bound>,
+}
+
+impl Settled {
+    /// How many saves became failed saves.
+    pub(super) fn failed_saves(&self) -> u64 {
+        match self.hand.as_ref().map(|hand| &hand.work) {
+            Some(HandWork::Failed { saves, .. }) => saves.len() as u64,
+            Some(HandWork::Generation { .. }) | None => 0,
+        }
+    }
+}
+
+impl Plan {
+    pub(super) fn new(ownership: Ownership, waits: Waits, window: Duration, statement_rows: u64, position: Sequence) -> Self {
+        Self {
+            ownership,
+            waits,
+            window,
+            position,
+            contact: Contact::Unread,
+            bounds: Vec::new(),
+            hand: None,
+            condemned: None,
+            saves_max: u64::MAX,
+            contact_tries: Tries::default(),
+            work_tries: Tries::default(),
+            trouble: None,
+            refresh: false,
+            statement_rows,
+            statement_rows_max: statement_rows,
+            probes: 0,
+        }
+    }
+
+    pub(super) fn position(&self) -> Sequence {
+        self.position
+    }
+
+    /// What to do next.
+    pub(super) fn next(&self, seen: Seen<'_>) -> Step {
+        if matches!(self.contact, Contact::Fenced(_)) || self.stops(seen) {
+            return Step::End;
+        }
+        if let Some(pause) = self.paused(seen) {
+            return Step::Rest(Some(pause.until));
+        }
+        if let Some(trouble) = self.trouble.as_ref().filter(|trouble| trouble.until > seen.now) {
+            return Step::Rest(Some(trouble.until));
+        }
+        match self.contact {
+            Contact::Unread | Contact::Fenced(_) => Step::Contact,
+            Contact::Unclaimed(row) => Step::Claim(row),
+            Contact::Made if self.refresh => Step::Refresh,
+            Contact::Made => self.next_work(seen),
+        }
+    }
+
+    fn next_work(&self, seen: Seen<'_>) -> Step {
+        if self.hand.is_some() {
+            return Step::Apply;
+        }
+        if let Some(&Bound { through, .. }) = self.bounds.last() {
+            let after = self.position;
+            return match self.condemned {
+                Some(_) => Step::Condemn { after, through },
+                None => Step::Fold { after, through, saves_max: self.saves_max },
+            };
+        }
+        match self.window_end(seen) {
+            _ if seen.backlog.full => Step::Seal,
+            Some(end) if end <= seen.now => Step::Seal,
+            Some(end) => Step::Rest(Some(end)),
+            None => Step::Rest(None),
+        }
+    }
+
+    /// Until when saves gather; nobody who waits is kept waiting for it.
+    fn window_end(&self, Seen { control, backlog, .. }: Seen<'_>) -> Option<Instant> {
+        let since = backlog.since?;
+        let hurried = control.wanted > self.position || control.stop.is_some();
+        Some(if hurried { since } else { since + self.window })
+    }
+
+    fn stops(&self, seen: Seen<'_>) -> bool {
+        let Some(deadline) = seen.control.stop else { return false };
+        let left = self.hand.is_some() || !self.bounds.is_empty() || seen.backlog.pending();
+        !left || self.is_away() || self.halt().is_some() || seen.now >= deadline || self.paused(seen).is_some()
+    }
+
+    /// Whether Postgres was asked for and did not come; a first contact under way is no such thing.
+    pub(super) fn is_away(&self) -> bool {
+        self.contact != Contact::Made && self.contact_tries.all > 0
+    }
+
+    fn paused<'a>(&self, seen: Seen<'a>) -> Option<&'a Pause> {
+        seen.control.pause.as_ref().filter(|pause| pause.until > seen.now)
+    }
+
+    /// What the lane shows while it takes a step.
+    pub(super) fn state(&self, step: &Step, seen: Seen<'_>) -> LaneState {
+        if let Contact::Fenced(by) = self.contact {
+            return LaneState::Fenced { by };
+        }
+        if matches!(step, Step::End) {
+            return LaneState::Stopped;
+        }
+        if let Some(pause) = self.paused(seen) {
+            return LaneState::Paused { reason: Arc::clone(&pause.reason), until: pause.until };
+        }
+        if let Some(halt) = self.halt() {
+            return LaneState::Halted(halt.clone());
+        }
+        let works = matches!(step, Step::Seal | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply);
+        // A try that is under way is work like any other: Postgres is there, and may commit it at any moment.
+        if let Some(trouble) = self.trouble.as_ref().filter(|_| !works) {
+            return LaneState::Retrying { attempt: self.contact_tries.all.max(self.work_tries.all), next: trouble.until };
+        }
+        match step {
+            Step::Rest(Some(until)) => LaneState::Waiting { until: *until },
+            Step::Rest(None) => LaneState::Idle,
+            Step::Contact | Step::Claim(_) | Step::Refresh | Step::End => LaneState::Connecting,
+            Step::Seal | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply => {
+                LaneState::Applying { through: self.bounds.last().map_or(self.position, |bound| bound.through) }
+            }
+        }
+    }
+
+    /// Why the lane stands still, if it does.
+    pub(super) fn halt(&self) -> Option<&Halt> {
+        self.trouble.as_ref()?.halt.as_ref()
+    }
+
+    /// Whether anything of what came out of the backlog is left.
+    pub(super) fn has_work(&self) -> bool {
+        self.hand.is_some() || !self.bounds.is_empty()
+    }
+
+    /// Whether the connection is worth watching while nothing is to be done.
+    pub(super) fn in_contact(&self) -> bool {
+        self.contact == Contact::Made
+    }
+
+    /// Who fenced the lane off, if somebody did.
+    pub(super) fn fenced(&self) -> Option<Uuid> {
+        match self.contact {
+            Contact::Fenced(by) => Some(by),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Folding a generation again from the journal: the one repair for everything.
+
+use super::target::LogError;
+use crate::{
+    backlog::Generation,
+    save::{Accepted, Sequence},
+};
+
+/// Bytes that one read of the journal brings.
+pub(super) const PAGE_BYTES_MAX: u64 = 4 << 20;
+
+/// A generation that is being folded from the journal.
+#[derive(Debug)]
+pub(super) struct Rebuild {
+    generation: Generation,
+    /// Never beyond this bound.
+    through: Sequence,
+    /// As many saves at the most, but at least one save or one batch.
+    saves_max: u64,
+    /// Ends after the save or batch that brings so many objects.
+    objects_max: u64,
+    /// The saves of a batch up to its last one.
+    unit: Vec<Accepted>,
+    units: u64,
+    /// The last save seen, folded in or not.
+    seen: Sequence,
+    ended: bool,
+}
+
+impl Rebuild {
+    pub(super) fn new(after: Sequence, through: Sequence, saves_max: u64, objects_max: u64) -> Self {
+        let generation = Generation::empty(after);
+        Self { generation, through, saves_max, objects_max, unit: Vec::new(), units: 0, seen: after, ended: false }
+    }
+
+    /// Where to read on; `None` when it is done.
+    pub(super) fn reads_after(&self) -> Option<Sequence> {
+        (!self.ended && self.seen < self.through).then_some(self.seen)
+    }
+
+    /// Folds in what the journal held next.
+    pub(super) fn take(&mut self, page: Vec<Accepted>) -> Result<(), LogError> {
+        if page.is_empty() {
+            return Err(LogError::Missing { after: self.seen, through: self.through });
+        }
+        for accepted in page {
+            if self.ended {
+                break;
+            }
+            self.seen = accepted.sequence;
+            let ends_unit = accepted.save.batch_left == 0;
+            self.unit.push(accepted);
+            if ends_unit {
+                self.take_unit();
+            }
+        }
+        Ok(())
+    }
+
+    /// The generation, and whether it is a single save or batch.
+    pub(super) fn finish(self) -> Result<(Generation, bool), LogError> {
+        if self.units == 0 {
+            let (after, through) = (self.generation.after, self.through);
+            return Err(LogError::Broken(format!("the journal holds no whole batch between {after} and {through}")));
+        }
+        Ok((self.generation, self.units == 1))
+    }
+
+    fn take_unit(&mut self) {
+        if self.units > 0 && self.generation.saves + self.unit.len() as u64 > self.saves_max {
+            self.ended = true;
+            return;
+        }
+        for accepted in self.unit.drain(..) {
+            self.generation.fold_in(accepted);
+        }
+        self.units += 1;
+        self.ended = self.generation.footprint.objects >= self.objects_max;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::save::{Change, CollectionId, ColumnSet, Key, LaneId, Save};
+
+    fn saves(batches: &[u32]) -> Vec<Accepted> {
+        let left = batches.iter().flat_map(|&length| (0..length).rev());
+        left.zip(1..).map(|(batch_left, n)| Accepted { sequence: Sequence::from_u64(n), save: save(n, batch_left) }).collect()
+    }
+
+    fn save(n: u64, batch_left: u32) -> Save {
+        Save {
+            lane: LaneId(0),
+            collection: CollectionId(0),
+            key: Key::from_parts([n.to_string().as_str()]),
+            change: Change::Delete,
+            columns: ColumnSet::default(),
+            batch_left,
+            origin: None,
+            accepted_at: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    fn rebuilt(batches: &[u32], saves_max: u64, objects_max: u64) -> (u64, u64, bool) {
+        let all = saves(batches);
+        let mut rebuild = Rebuild::new(Sequence::ZERO, all[all.len() - 1].sequence, saves_max, objects_max);
+        while let Some(after) = rebuild.reads_after() {
+            let page = all.iter().filter(|accepted| accepted.sequence > after).take(3).cloned().collect();
+            rebuild.take(page).expect("saves");
+        }
+        let (generation, single) = rebuild.finish().expect("whole batches");
+        (generation.saves, generation.through.get(), single)
+    }
+
+    #[test]
+    fn half_a_generation_never_ends_inside_a_batch() {
+        assert_eq!(rebuilt(&[1, 1, 1, 1], 2, 99), (2, 2, false));
+        assert_eq!(rebuilt(&[1, 9], 5, 99), (1, 1, true));
+        assert_eq!(rebuilt(&[9, 1], 5, 99), (9, 9, true));
+        assert_eq!(rebuilt(&[10], 5, 99), (10, 10, true));
+        assert_eq!(rebuilt(&[1, 3, 1], 2, 99), (1, 1, true));
+        assert_eq!(rebuilt(&[1, 3, 1], u64::MAX, 99), (5, 5, false));
+    }
+
+    #[test]
+    fn a_rebuilt_generation_is_no_larger_than_the_setting() {
+        assert_eq!(rebuilt(&[1, 1, 1, 1], u64::MAX, 3), (3, 3, false));
+        assert_eq!(rebuilt(&[2, 4, 1], u64::MAX, 3), (6, 6, false));
+    }
+
+    #[test]
+    fn missing_saves_are_an_error_and_never_skipped() {
+        let mut rebuild = Rebuild::new(Sequence::ZERO, Sequence::from_u64(5), u64::MAX, 99);
+        rebuild.take(saves(&[1, 1])).expect("saves");
+        assert!(matches!(rebuild.take(Vec::new()), Err(LogError::Missing { .. })));
+    }
+}

@@ -1,0 +1,456 @@
+//! Lanes against a Postgres and a journal that fail in every way a seed can think of, under a paused clock.
+//!
+//! After every commit the tables must be what executing, one by one, the saves up to the position makes that have not
+//! failed; and every save that is failed must violate a constraint at its place. So nothing is lost, doubled, reordered or
+//! failed without need, whatever happened before.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{BacklogSummary, Counts, End, Lane, LaneBacklog, LaneHandle, LaneParts, LaneState, NotFlushed};
+use crate::{
+    limits::{Limit, Limits},
+    save::{Accepted, LaneId, Sequence},
+};
+
+mod acts;
+mod journal;
+mod server;
+mod world;
+
+use world::World;
+
+/// One start of the daemon, as far as a lane sees it.
+struct Life {
+    handle: LaneHandle,
+    limits: Limits,
+    task: JoinHandle<End>,
+}
+
+fn limits() -> Limits {
+    let limit = |max| Limit::new("test.limit", max);
+    Limits {
+        backlog_bytes: limit(20_000),
+        backlog_objects: limit(60),
+        journal_bytes: limit(0),
+        journal_inbox_bytes: limit(0),
+        connections: limit(0),
+        calls_in_flight: limit(0),
+        awaiting_calls: limit(0),
+        save_streams: limit(0),
+        request_ids: limit(0),
+        failed_saves: limit(1_000_000),
+    }
+}
+
+impl Life {
+    /// Recovers what the journal holds beyond the hint, and starts the lane.
+    fn start(world: &World, window: Duration, hint: Sequence) -> Self {
+        Self::start_with(world, window, hint, limits(), false)
+    }
+
+    fn start_with(world: &World, window: Duration, hint: Sequence, limits: Limits, take_over: bool) -> Self {
+        let ownership = world.start(take_over);
+        let generation_objects_max = world.chance().u64(2..12);
+        let backlog = LaneBacklog::new(generation_objects_max, hint, &limits);
+        backlog.recover(world.journal_after(hint));
+        let noting = world.clone();
+        let (lane, handle) = Lane::new(LaneParts {
+            id: LaneId(0),
+            name: "default".into(),
+            window,
+            retry_wait_min: Duration::from_millis(100),
+            retry_wait_max: Duration::from_secs(10),
+            generation_objects_max,
+            statement_rows: 1_000,
+            target: world.target(ownership.owner),
+            ownership,
+            backlog,
+            failed_saves: Arc::clone(&limits.failed_saves),
+            log: world.log(),
+            settle: Box::new(move |_, position| noting.note(position)),
+        });
+        Self { handle, limits, task: tokio::spawn(lane.run()) }
+    }
+
+    /// What admission, the journal and the offer closure do with one call's saves.
+    fn save(&self, world: &World, batch: Vec<Accepted>) -> bool {
+        let bytes = batch.iter().map(|accepted| accepted.save.bytes()).sum();
+        let Ok(bytes) = self.limits.backlog_bytes.permit(bytes) else { return false };
+        let Ok(objects) = self.limits.backlog_objects.permit(batch.len() as u64) else { return false };
+        bytes.keep();
+        objects.keep();
+        world.append(&batch);
+        self.handle.backlog().offer(batch);
+        true
+    }
+
+    async fn stop(self, drain: Duration) -> (End, Limits) {
+        self.handle.stop(Instant::now() + drain);
+        (self.task.await.expect("a lane doesn't panic"), self.limits)
+    }
+
+    async fn until(&self, wanted: impl FnMut(&LaneState) -> bool) -> LaneState {
+        let mut state = self.handle.state();
+        let reached = timeout(Duration::from_secs(3600), state.wait_for(wanted)).await;
+        reached.expect("within an hour").expect("the lane lives").clone()
+    }
+}
+
+/// A whole story: lives under fire, then peace, and everything is where it belongs.
+async fn story(seed: u64, done: &mut Vec<Counts>) {
+    let world = World::new(seed);
+    let mut hint = Sequence::ZERO;
+    for _ in 0..world.chance().u32(1..5) {
+        let window = Duration::from_millis(world.chance().u64(0..3) * 100);
+        let life = Life::start(&world, window, hint);
+        acts::under_fire(&world, &life).await;
+        let handle = life.handle.clone();
+        if world.chance().bool() {
+            life.task.abort();
+            let _ = life.task.await;
+        } else {
+            let drain = Duration::from_millis(world.chance().u64(0..20_000));
+            assert_eq!(life.stop(drain).await.0, End::Stopped);
+        }
+        hint = world.hint();
+        done.push(handle.status().counts);
+    }
+    world.make_peace();
+    let life = Life::start(&world, Duration::from_millis(100), hint);
+    let flushed = timeout(Duration::from_secs(3600), life.handle.flush(None)).await.expect("in time").expect("nothing stands in the way");
+    assert_eq!(flushed, world.last());
+    world.check_everything();
+    let (end, limits) = life.stop(Duration::from_secs(1)).await;
+    assert_eq!((end, limits.backlog_bytes.used(), limits.backlog_objects.used()), (End::Stopped, 0, 0));
+}
+
+/// Says which seed it was when a story panics.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the seed was {}: run it again with FOREBAY_SEED={}", self.0, self.0);
+        }
+    }
+}
+
+#[test]
+fn whatever_fails_every_save_is_applied_once_and_in_order_or_failed_for_cause() {
+    let number = |name| std::env::var_os(name).and_then(|text| text.to_str()?.parse::<u64>().ok());
+    let alone = number("FOREBAY_SEED");
+    let seeds = alone.map_or(0..number("FOREBAY_SEEDS").unwrap_or(300), |seed| seed..seed + 1);
+    let mut done = Vec::new();
+    for seed in seeds {
+        let _seed = Seed(seed);
+        // The lane's jitter comes from here.
+        fastrand::seed(seed);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        runtime.block_on(story(seed, &mut done));
+    }
+    let sum = |part: fn(&Counts) -> u64| done.iter().map(part).sum::<u64>();
+    let happened = [sum(|c| c.saves_persisted), sum(|c| c.saves_failed), sum(|c| c.retries), sum(|c| c.halves), sum(|c| c.rebuilds)];
+    assert!(alone.is_some() || happened.iter().all(|&count| count > 0), "the stories were dull: {happened:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poison_save_fails_alone_and_its_batch_as_a_whole() {
+    let world = World::new(1);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    life.handle.pause("a test", None);
+    for n in 0..40 {
+        let batch = if n == 20 { world.batch_with_poison(3) } else { world.batch_without_poison(1) };
+        assert!(life.save(&world, batch));
+    }
+    assert!(matches!(life.handle.flush(None).await, Err(NotFlushed::Paused(_))));
+    life.handle.resume();
+    life.handle.flush(None).await.expect("flushed");
+    world.check_everything();
+    let failed = life.handle.status().failed;
+    assert_eq!(failed.len(), 3);
+    assert!(failed.iter().all(|note| note.sqlstate.as_deref() == Some("23514")));
+    assert_eq!((life.limits.failed_saves.used(), life.handle.status().counts.saves_failed), (3, 3));
+    assert_eq!(life.handle.status().counts.saves_persisted, 39);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_saves_are_counted_once_when_their_commit_was_in_doubt() {
+    let world = World::new(15);
+    world.leave_commits_in_doubt();
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    assert!(life.save(&world, world.batch_with_poison(3)));
+    life.handle.flush(None).await.expect("flushed");
+    world.check_everything();
+    assert_eq!((life.limits.failed_saves.used(), life.handle.status().counts.saves_failed), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_halts_where_failed_saves_have_no_room_and_goes_on_when_they_have() {
+    let world = World::new(2);
+    let limits = Limits { failed_saves: Limit::new("failed.saves_max", 2), ..limits() };
+    let life = Life::start_with(&world, Duration::ZERO, Sequence::ZERO, limits, false);
+    for _ in 0..3 {
+        assert!(life.save(&world, world.batch_with_poison(1)));
+    }
+    let LaneState::Halted(halt) = life.until(|state| matches!(state, LaneState::Halted(_))).await else { unreachable!() };
+    assert_eq!(halt.reason, "failed.saves_max is 2 and 2 are in use");
+    assert!(matches!(life.handle.flush(None).await, Err(NotFlushed::Halted(_))));
+    world.close_a_failed_save();
+    life.until(|state| *state == LaneState::Idle).await;
+    assert_eq!(life.handle.flush(None).await, Ok(world.last()));
+    world.check_everything();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_halts_at_a_broken_schema_and_goes_on_by_itself() {
+    let world = World::new(3);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    world.break_schema(Duration::from_secs(100));
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    let LaneState::Halted(halt) = life.until(|state| matches!(state, LaneState::Halted(_))).await else { unreachable!() };
+    assert_eq!((halt.sqlstate.as_deref(), &*halt.remedy), (Some("42703"), "a remedy"));
+    life.until(|state| *state == LaneState::Idle).await;
+    assert!(world.catalog_was_read(), "the catalog is read before a probe");
+    world.check_everything();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_daemon_on_the_same_row_fences_the_first() {
+    let world = World::new(4);
+    let first = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    assert!(first.save(&world, world.batch_without_poison(1)));
+    first.until(|state| *state == LaneState::Idle).await;
+    world.lose_ledger();
+    let stranger = Life::start(&world, Duration::ZERO, world.last());
+    assert!(matches!(stranger.task.await, Ok(End::Fenced { .. })));
+    let second = Life::start_with(&world, Duration::ZERO, world.last(), limits(), true);
+    second.until(|state| *state == LaneState::Idle).await;
+    assert!(first.save(&world, world.batch_without_poison(1)));
+    assert!(matches!(first.task.await, Ok(End::Fenced { .. })));
+    assert_eq!(first.handle.flush(None).await, Err(NotFlushed::Fenced));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_row_halts_a_lane_that_had_one() {
+    let world = World::new(5);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.until(|state| *state == LaneState::Idle).await;
+    assert_eq!(life.stop(Duration::ZERO).await.0, End::Stopped);
+    let row = world.take_row();
+    let life = Life::start(&world, Duration::ZERO, world.hint());
+    life.until(|state| matches!(state, LaneState::Halted(halt) if halt.reason.contains("is missing"))).await;
+    world.put_row(row);
+    life.until(|state| *state == LaneState::Idle).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_halts_where_the_journal_has_forgotten_what_postgres_lost() {
+    let world = World::new(6);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    let before = world.take_row();
+    world.put_row(before);
+    for _ in 0..5 {
+        assert!(life.save(&world, world.batch_without_poison(1)));
+    }
+    life.handle.flush(None).await.expect("flushed");
+    world.forget_journal();
+    world.put_row(before);
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.until(|state| matches!(state, LaneState::Halted(halt) if halt.reason.contains("no longer holds"))).await;
+    assert_eq!(world.row_through(), before.map(|row| row.through), "nothing was applied");
+}
+
+#[tokio::test(start_paused = true)]
+async fn saves_gather_for_a_window_that_a_flush_ends() {
+    let world = World::new(7);
+    let life = Life::start(&world, Duration::from_secs(60), Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    let began = Instant::now();
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.until(|state| matches!(state, LaneState::Waiting { .. })).await;
+    life.handle.flush(None).await.expect("flushed");
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    let mut position = life.handle.position();
+    position.wait_for(|position| *position == world.last()).await.expect("the lane lives");
+    assert!(began.elapsed() >= Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_drains_until_its_deadline_but_not_without_postgres() {
+    let world = World::new(8);
+    let life = Life::start(&world, Duration::from_secs(60), Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    let (end, limits) = life.stop(Duration::from_secs(10)).await;
+    assert_eq!((end, limits.backlog_objects.used()), (End::Stopped, 0));
+    world.check_everything();
+
+    world.go_away(Duration::from_secs(1_000_000));
+    let life = Life::start(&world, Duration::ZERO, world.hint());
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.until(|state| matches!(state, LaneState::Retrying { attempt: 3.., .. })).await;
+    let began = Instant::now();
+    assert_eq!(life.stop(Duration::from_secs(10)).await.0, End::Stopped);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_gives_a_hanging_transaction_up_at_its_deadline() {
+    let world = World::new(11);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    world.hang();
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.until(|state| matches!(state, LaneState::Applying { .. })).await;
+    let began = Instant::now();
+    assert_eq!(life.stop(Duration::from_secs(10)).await.0, End::Stopped);
+    assert_eq!(began.elapsed(), Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_is_tried_again_shows_as_applying() {
+    let world = World::new(16);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    world.lock_tables(Duration::from_secs(1));
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.until(|state| matches!(state, LaneState::Retrying { .. })).await;
+    world.hang();
+    // Tries on the way end as before; the one that hangs shows for good.
+    sleep(Duration::from_secs(30)).await;
+    assert!(matches!(life.handle.status().state, LaneState::Applying { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_lane_notices_that_postgres_went_back_and_writes_again() {
+    let world = World::new(12);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    for _ in 0..3 {
+        assert!(life.save(&world, world.batch_without_poison(2)));
+        life.handle.flush(None).await.expect("flushed");
+    }
+    let mut position = life.handle.position();
+    position.mark_unchanged();
+    world.go_back();
+    position.wait_for(|position| *position < world.last()).await.expect("the lane lives");
+    position.wait_for(|position| *position == world.last()).await.expect("the lane lives");
+    world.check_everything();
+    assert_eq!((life.limits.backlog_objects.used(), life.limits.backlog_bytes.used()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_journal_noted_proves_nothing_before_postgres_says_so() {
+    let world = World::new(19);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    for _ in 0..3 {
+        assert!(life.save(&world, world.batch_without_poison(1)));
+        life.handle.flush(None).await.expect("flushed");
+    }
+    assert!(life.handle.is_drained());
+    assert_eq!(life.stop(Duration::ZERO).await.0, End::Stopped);
+    world.go_back();
+    world.go_away(Duration::from_secs(3600));
+    let life = Life::start(&world, Duration::ZERO, world.last());
+    assert!(timeout(Duration::from_secs(60), life.handle.flush(None)).await.is_err(), "postgres said nothing");
+    assert!(!life.handle.is_drained());
+    world.make_peace();
+    life.handle.flush(None).await.expect("flushed");
+    assert!(life.handle.is_drained());
+    world.check_everything();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lane_holds_counts_as_backlog_until_it_is_settled() {
+    let world = World::new(13);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    world.break_schema(Duration::from_secs(1));
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.until(|state| matches!(state, LaneState::Halted(_))).await;
+    let summary = life.handle.status().backlog;
+    assert_eq!((summary.saves, summary.footprint.objects, summary.oldest_accepted_at.is_some()), (1, 1, true));
+    assert_eq!(summary.footprint.bytes, life.limits.backlog_bytes.used());
+    assert_eq!(life.handle.backlog().by_collection().into_values().collect::<Vec<_>>(), [summary.footprint]);
+    life.until(|state| *state == LaneState::Idle).await;
+    assert_eq!(life.handle.status().backlog.saves, 0);
+    assert!(life.handle.backlog().by_collection().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_postgres_turns_out_to_hold_is_no_backlog() {
+    let world = World::new(14);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.handle.flush(None).await.expect("flushed");
+    // Killed before the journal noted the commit.
+    life.task.abort();
+    let _ = life.task.await;
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    assert_eq!(life.handle.status().backlog, BacklogSummary { through: world.last(), ..BacklogSummary::default() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_waits_for_the_transaction_of_a_probe_but_not_beyond_a_stop() {
+    let world = World::new(17);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    world.break_schema(Duration::from_secs(1));
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.until(|state| matches!(state, LaneState::Halted(_))).await;
+    world.hang();
+    sleep(Duration::from_secs(60)).await;
+    life.handle.pause("a test", None);
+    let handle = life.handle.clone();
+    assert!(timeout(Duration::from_secs(60), handle.paused()).await.is_err(), "the probe may yet commit");
+    life.handle.stop(Instant::now());
+    timeout(Duration::from_secs(60), handle.paused()).await.expect("a lane that has ended writes nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_holds_only_once_the_lane_has_heard_of_it() {
+    let world = World::new(18);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    life.handle.pause("a test", None);
+    life.handle.paused().await;
+    assert!(matches!(life.handle.status().state, LaneState::Paused { .. }));
+    life.handle.resume();
+    life.handle.paused().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_ends_by_itself() {
+    let world = World::new(9);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.handle.pause("maintenance", Some(Duration::from_secs(30)));
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    let began = Instant::now();
+    life.until(|state| matches!(state, LaneState::Paused { .. })).await;
+    life.until(|state| *state == LaneState::Idle).await;
+    assert!(began.elapsed() >= Duration::from_secs(30));
+    world.check_everything();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_postgres_is_tried_a_few_times_a_minute_however_much_waits() {
+    let world = World::new(10);
+    world.go_away(Duration::from_secs(3600));
+    let limits =
+        Limits { backlog_bytes: Limit::new("test.limit", u64::MAX), backlog_objects: Limit::new("test.limit", u64::MAX), ..limits() };
+    let life = Life::start_with(&world, Duration::ZERO, Sequence::ZERO, limits, false);
+    for _ in 0..1_000 {
+        assert!(life.save(&world, world.batch_without_poison(1)));
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(world.contacts() < 500, "{} tries in a thousand seconds", world.contacts());
+}

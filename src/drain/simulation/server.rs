@@ -1,0 +1,286 @@
+//! The Postgres of the simulation, and a lane's way to it.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+use uuid::Uuid;
+
+use super::world::{World, executed};
+use crate::{
+    backlog::{Generation, model::Model},
+    drain::{Target, What, Work},
+    postgres::{Action, ApplyError, Failure, PositionRow, Written},
+    save::{Accepted, Sequence},
+};
+
+#[derive(Default)]
+pub(super) struct Server {
+    pub(super) row: Option<PositionRow>,
+    pub(super) tables: Model,
+    pub(super) failed: Vec<Sequence>,
+    pub(super) away_until: Option<Instant>,
+    pub(super) broken_until: Option<Instant>,
+    /// It takes transactions and never answers.
+    pub(super) hangs: bool,
+    /// No COMMIT's answer arrives.
+    pub(super) doubts: bool,
+    /// Somebody holds a lock on the tables.
+    pub(super) locked_until: Option<Instant>,
+    pub(super) catalog_reads: u64,
+    pub(super) contacts: u64,
+    /// Failed saves that somebody took care of.
+    pub(super) closed_failed: u64,
+    /// Connections of earlier epochs are closed.
+    epoch: u64,
+    closed: Arc<Notify>,
+    backups: Vec<Backup>,
+}
+
+#[derive(Clone)]
+struct Backup {
+    row: Option<PositionRow>,
+    tables: Model,
+    failed: Vec<Sequence>,
+}
+
+/// A transaction that outlives the call that began it.
+enum Owned {
+    Generation(Generation),
+    Failed(Vec<Accepted>),
+}
+
+struct Transaction {
+    owner: Uuid,
+    after: Sequence,
+    through: Sequence,
+    what: Owned,
+}
+
+impl Server {
+    pub(super) fn disconnect_all(&mut self) {
+        self.epoch += 1;
+        self.closed.notify_waiters();
+    }
+
+    fn is_away(&self) -> bool {
+        self.away_until.is_some_and(|until| until > Instant::now())
+    }
+
+    /// An earlier state, as a restored backup or a promoted standby has it.
+    pub(super) fn go_back(&mut self, chance: &mut fastrand::Rng) {
+        // The newest is how things are.
+        let Some(older) = self.backups.len().checked_sub(1).filter(|&count| count > 0) else { return };
+        let Backup { row, tables, failed } = self.backups[chance.usize(..older)].clone();
+        (self.row, self.tables, self.failed) = (row, tables, failed);
+        self.disconnect_all();
+    }
+
+    fn back_up(&mut self) {
+        self.backups.push(Backup { row: self.row, tables: self.tables.clone(), failed: self.failed.clone() });
+    }
+
+    /// One transaction, with the comparison first and everything checked at the end.
+    fn commit(&mut self, transaction: &Transaction, journal: &[Accepted]) -> Result<Written, ApplyError> {
+        let Transaction { owner, after, through, what } = transaction;
+        if self.row != Some(PositionRow { owner: *owner, through: *after }) {
+            return Err(ApplyError::Fence);
+        }
+        let mut tables = self.tables.clone();
+        match what {
+            Owned::Generation(generation) => {
+                tables.apply(generation);
+                check(&tables)?;
+                self.tables = tables;
+            }
+            Owned::Failed(saves) => {
+                for accepted in saves {
+                    tables.execute(&accepted.save);
+                    assert_eq!(accepted.save.batch_left == 0, accepted.sequence == *through, "a batch fails as a whole");
+                }
+                assert!(check(&tables).is_err(), "{through} was given up without need");
+                self.failed.extend(saves.iter().map(|accepted| accepted.sequence));
+            }
+        }
+        self.row = Some(PositionRow { owner: *owner, through: *through });
+        assert_eq!(self.tables, executed(journal, *through, &self.failed), "after {after} to {through}");
+        self.back_up();
+        Ok(Written::default())
+    }
+}
+
+/// A check constraint, and a unique one that is checked at the end.
+fn check(tables: &Model) -> Result<(), Failure> {
+    let poisoned = tables.rows.values().chain(&tables.log).any(|row| row.values().any(|value| value == "\"poison\""));
+    if poisoned {
+        return Err(failure(Action::Halve, "23514"));
+    }
+    let mut seen = BTreeSet::new();
+    let mut named = tables.rows.values().map(|row| &row[&1]).filter(|value| !value.starts_with("\"default"));
+    if named.all(|value| seen.insert(value)) { Ok(()) } else { Err(failure(Action::Halve, "23505")) }
+}
+
+fn failure(action: Action, sqlstate: &str) -> Failure {
+    let message = format!("a failure with {sqlstate}");
+    Failure { sqlstate: Some(sqlstate.into()), remedy: "a remedy".into(), ..Failure::local(action, message) }
+}
+
+fn doubt() -> ApplyError {
+    ApplyError::InDoubt(failure(Action::InDoubt, "08007"))
+}
+
+fn lost() -> Failure {
+    Failure::local(Action::Reconnect, "a lost connection")
+}
+
+/// A lane's connection.
+pub(super) struct FakePostgres {
+    world: World,
+    owner: Uuid,
+    /// The epoch in which it was made.
+    connected: Option<u64>,
+}
+
+impl FakePostgres {
+    pub(super) fn new(world: World, owner: Uuid) -> Self {
+        Self { world, owner, connected: None }
+    }
+
+    /// The way to the server, which takes its time.
+    async fn travel(&self) {
+        let wait = self.world.lock().chance.u64(0..20);
+        sleep(Duration::from_millis(wait)).await;
+    }
+
+    fn check_connection(&self) -> Result<(), Failure> {
+        let inner = self.world.lock();
+        if inner.server.is_away() || self.connected != Some(inner.server.epoch) { Err(lost()) } else { Ok(()) }
+    }
+
+    /// Whether something goes wrong that has to do with nothing.
+    fn in_trouble(&self) -> bool {
+        let mut inner = self.world.lock();
+        let trouble = inner.trouble;
+        inner.chance.u32(..100) < trouble
+    }
+
+    fn commit(&self, transaction: &Transaction) -> Result<Written, ApplyError> {
+        let mut inner = self.world.lock();
+        let inner = &mut *inner;
+        inner.server.commit(transaction, &inner.journal)
+    }
+
+    /// A COMMIT that arrives late, when nobody counts on it any more; a lock or a full socket held it up.
+    fn commit_late(&self, transaction: Transaction) {
+        let (world, epoch) = (self.world.clone(), self.connected);
+        let wait = Duration::from_millis(self.world.lock().chance.u64(0..2_000));
+        tokio::spawn(async move {
+            sleep(wait).await;
+            let mut inner = world.lock();
+            let inner = &mut *inner;
+            if Some(inner.server.epoch) == epoch && !inner.server.is_away() {
+                let _ = inner.server.commit(&transaction, &inner.journal);
+            }
+        });
+    }
+
+    async fn fail(&self, transaction: Transaction) -> ApplyError {
+        let kind = self.world.lock().chance.u8(..9);
+        match kind {
+            0 => failure(Action::Retry, "55P03").into(),
+            1 => failure(Action::RetryThenShrink, "40P01").into(),
+            2 => failure(Action::Unclear, "99999").into(),
+            3 => failure(Action::Shrink, "57014").into(),
+            4 => doubt(),
+            5 => self.commit(&transaction).map_or_else(|error| error, |_| doubt()),
+            6 => {
+                self.commit_late(transaction);
+                doubt()
+            }
+            7 => {
+                sleep(Duration::from_secs(35)).await;
+                lost().into()
+            }
+            _ => lost().into(),
+        }
+    }
+}
+
+impl Target for FakePostgres {
+    async fn contact(&mut self) -> Result<Option<PositionRow>, Failure> {
+        self.world.lock().server.contacts += 1;
+        self.travel().await;
+        if self.connected.is_none() {
+            self.connected = Some(self.world.lock().server.epoch);
+        }
+        self.check_connection()?;
+        if self.in_trouble() { Err(lost()) } else { Ok(self.world.lock().server.row) }
+    }
+
+    async fn count_failed(&mut self) -> Result<u64, Failure> {
+        self.check_connection()?;
+        let server = &self.world.lock().server;
+        Ok(server.failed.len() as u64 - server.closed_failed)
+    }
+
+    async fn claim(&mut self, from: Option<PositionRow>) -> Result<(), ApplyError> {
+        self.travel().await;
+        self.check_connection()?;
+        let in_doubt = self.in_trouble();
+        let mut inner = self.world.lock();
+        let server = &mut inner.server;
+        if server.row == from && !in_doubt {
+            server.row = Some(PositionRow { owner: self.owner, through: from.map_or(Sequence::ZERO, |row| row.through) });
+            server.back_up();
+        }
+        if in_doubt { Err(doubt()) } else { Ok(()) }
+    }
+
+    async fn refresh(&mut self) -> Result<(), Failure> {
+        self.travel().await;
+        self.check_connection()?;
+        self.world.lock().server.catalog_reads += 1;
+        if self.in_trouble() { Err(lost()) } else { Ok(()) }
+    }
+
+    async fn apply(&mut self, work: Work<'_>) -> Result<Written, ApplyError> {
+        self.travel().await;
+        self.check_connection()?;
+        if self.world.lock().server.broken_until.is_some_and(|until| until > Instant::now()) {
+            return Err(failure(Action::Halt, "42703").into());
+        }
+        if self.world.lock().server.locked_until.is_some_and(|until| until > Instant::now()) {
+            return Err(failure(Action::Retry, "55P03").into());
+        }
+        if self.world.lock().server.hangs {
+            std::future::pending::<()>().await;
+        }
+        let what = match work.what {
+            What::Generation(generation) => Owned::Generation(generation.clone()),
+            What::Failed(saves, _) => Owned::Failed(saves.to_vec()),
+        };
+        let transaction = Transaction { owner: self.owner, after: work.after, through: work.through, what };
+        if self.in_trouble() {
+            return Err(self.fail(transaction).await);
+        }
+        let written = self.commit(&transaction)?;
+        if self.world.lock().server.doubts { Err(doubt()) } else { Ok(written) }
+    }
+
+    fn disconnect(&mut self) {
+        self.connected = None;
+    }
+
+    async fn lost(&mut self) {
+        let closed = {
+            let inner = self.world.lock();
+            if self.connected != Some(inner.server.epoch) {
+                return;
+            }
+            Arc::clone(&inner.server.closed)
+        };
+        closed.notified().await;
+    }
+}

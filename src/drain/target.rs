@@ -1,0 +1,97 @@
+//! The two ends of a lane: Postgres and the journal.
+//!
+//! Both are traits because they have two real implementations each: the daemon's, over the writer's connection and the
+//! segments on disk, and the simulation's, which fails in every way a seed can think of. They are as narrow as that allows.
+
+use std::future::Future;
+
+use crate::{
+    backlog::Generation,
+    postgres::{ApplyError, Failure, PositionRow, Written},
+    save::{Accepted, Sequence},
+};
+
+/// Postgres as a lane needs it: one connection, one transaction at a time, every call under a timeout of its own.
+///
+/// Dropping a call's future is safe at any time; the connection is then thrown away.
+pub trait Target: Send {
+    /// Reads the position row, over a new connection if there is none.
+    fn contact(&mut self) -> impl Future<Output = Result<Option<PositionRow>, Failure>> + Send;
+
+    /// How many failed saves are open.
+    fn count_failed(&mut self) -> impl Future<Output = Result<u64, Failure>> + Send;
+
+    /// Writes this daemon's token into the position row if the row is still as it was read; if there was none, inserts one
+    /// at zero. What came of it is read afterwards.
+    fn claim(&mut self, read: Option<PositionRow>) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// Reads the catalog again, for everybody.
+    fn refresh(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// One transaction: compares the position row with `work.after` and this daemon's token on the server, writes, advances
+    /// the row, and reads it back after COMMIT.
+    fn apply(&mut self, work: Work<'_>) -> impl Future<Output = Result<Written, ApplyError>> + Send;
+
+    /// Throws the connection away, if there is one.
+    fn disconnect(&mut self);
+
+    /// Returns when the idle connection is lost.
+    fn lost(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// The journal as a lane needs it.
+pub trait Log: Send + Sync {
+    /// The lane's saves after `after` up to `through`, in order: as many as fit into `bytes_max` but at least one batch, and
+    /// whole batches only. Empty only if there are none.
+    fn read(&self, after: Sequence, through: Sequence, bytes_max: u64) -> impl Future<Output = Result<Vec<Accepted>, LogError>> + Send;
+
+    /// The last save of any lane that the journal holds or held.
+    fn last(&self) -> Sequence;
+
+    /// Makes durable that the lane has a position row in Postgres: should it be missing later, that is no fresh start.
+    fn note_row(&self) -> impl Future<Output = Result<(), LogError>> + Send;
+}
+
+/// One transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// The position before it.
+    pub after: Sequence,
+    /// The position after it.
+    pub through: Sequence,
+    /// What it writes.
+    pub what: What<'a>,
+    /// Rows of one statement.
+    pub statement_rows: u64,
+}
+
+/// What a transaction writes.
+#[derive(Clone, Copy, Debug)]
+pub enum What<'a> {
+    /// A generation's rows.
+    Generation(&'a Generation),
+    /// Rows of `forebay.failed_save`: a save or an atomic batch that Postgres would not take, and why.
+    Failed(&'a [Accepted], &'a Failure),
+}
+
+/// The journal could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// Saves that are asked for are no longer there: retention has passed.
+    #[error("the journal no longer holds the saves before {oldest}, which Postgres has lost")]
+    Forgotten {
+        /// The oldest save that it may hold.
+        oldest: Sequence,
+    },
+    /// Where saves were accepted there are none.
+    #[error("the journal holds nothing between {after} and {through}, where saves were accepted")]
+    Missing {
+        /// After this one.
+        after: Sequence,
+        /// Up to this one.
+        through: Sequence,
+    },
+    /// It is damaged or its disk fails.
+    #[error("{0}")]
+    Broken(String),
+}
