@@ -35,6 +35,8 @@ pub mod collections;
 #[cfg(feature = "daemon")]
 pub mod drain;
 #[cfg(feature = "daemon")]
+pub mod grpc;
+#[cfg(feature = "daemon")]
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod limits;
@@ -48,3 +50,5 @@ pub mod sandbox;
 pub mod save;
 #[cfg(feature = "daemon")]
 pub mod settings;
+#[cfg(feature = "daemon")]
+pub mod status;

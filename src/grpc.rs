@@ -1,0 +1,171 @@
+//! The front door: gRPC in, saves out.
+//!
+//! It checks what clients send (the contract is `proto/forebay/v1`), takes room against the limits, hands saves to the
+//! journal and answers once they are synced (P1, P7). It holds no save itself and knows neither backlog nor Postgres:
+//! what it needs of them it asks through [`Control`]. A call that is cancelled or times out cancels nothing that the
+//! journal has taken. After a failure of the journal nothing is acknowledged (P8).
+//!
+//! In the order of a call: `accept` (connections) → `save_service`, `stream`, `admin` (calls) → `validate` (checks) →
+//! `admission` (room) → [`Append`] (the journal).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::Router};
+use uuid::Uuid;
+
+use crate::{
+    limits::Limits,
+    proto::{self, admin_service_server::AdminServiceServer, save_service_server::SaveServiceServer},
+    settings::GrpcSettings,
+};
+
+mod accept;
+mod admin;
+mod admission;
+mod append;
+mod catalog;
+mod control;
+mod deadline;
+mod door;
+mod errors;
+mod events;
+#[cfg(test)]
+mod fixtures;
+mod health;
+mod save_service;
+mod show;
+mod stream;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod validate;
+mod violations;
+
+pub use append::{Append, AppendDone, AppendError};
+pub use control::{Control, FlushError};
+pub use events::{Events, Rpc};
+pub use health::Health;
+pub use streams::Streams;
+pub use ticket::Ticket;
+
+/// The ends of the other stages, given by `daemon`.
+#[derive(Clone)]
+pub struct Handles {
+    /// The journal.
+    pub appender: Arc<dyn Append>,
+    /// The daemon.
+    pub control: Arc<dyn Control>,
+    /// Every limit.
+    pub limits: Limits,
+    /// Names of the lanes, by [`LaneId`](crate::save::LaneId).
+    pub lanes: Arc<[String]>,
+    /// Names the journal in tickets.
+    pub journal_id: Uuid,
+    /// Save streams by id; fed by recovery.
+    pub streams: Arc<Streams>,
+    /// Turned to serving by `daemon` after recovery.
+    pub health: Health,
+    /// Told what happens.
+    pub events: Arc<dyn Events>,
+}
+
+/// How long open calls have to end after the stop; then connections are cut. Saves are answered within a sync and streams
+/// end at once, so this is for clients that don't read their answers.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// HTTP/2: what a client may send ahead on one stream, and on one connection.
+///
+/// Their ratio matters. While a stream is held back, its frames wait unread, and h2 ends the whole connection
+/// (`too_many_data_frames`) when the sum of `256 - length` over the small ones exceeds half the connection's window. With
+/// 1:32, a stream of frames as short as 16 bytes fits: shorter than any save.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const FRAME_BYTES_MAX: u32 = 16 << 10;
+/// HTTP/2: resets that a client provokes (CVE-2025-8671) or sends early (CVE-2023-44487) before it is cut off.
+const LOCAL_ERROR_RESETS_MAX: usize = 256;
+const PENDING_ACCEPT_RESETS_MAX: usize = 20;
+
+/// Serves until `stop` and every open call has ended.
+///
+/// Health is NOT_SERVING until [`Health::serving`] is called, and again from `stop` on. Then the listener closes, streams are
+/// answered and ended, calls in flight are finished, and what is left after three seconds is cut.
+///
+/// # Errors
+/// None that the transport reports today: connections fail alone.
+pub async fn serve(
+    listener: TcpListener,
+    settings: GrpcSettings,
+    handles: Handles,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let cut = CancellationToken::new();
+    let _cut_at_the_end = cut.clone().drop_guard();
+    let connections = Arc::clone(&handles.limits.connections);
+    let accept = accept::Accept::new(listener, &settings, connections, cut.clone());
+    let health = handles.health.clone();
+    let stopped = {
+        let stop = stop.clone();
+        async move {
+            stop.cancelled().await;
+            health.stopping();
+        }
+    };
+    let router = router(settings, handles, stop.clone());
+    let serving = router.serve_with_incoming_shutdown(accept.connections(), stopped);
+    let cutting = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_GRACE).await;
+        cut.cancel();
+    };
+    tokio::pin!(serving);
+    tokio::select! {
+        served = &mut serving => return served,
+        () = cutting => tracing::warn!("calls were still open at the end of the stop and are cut"),
+    }
+    serving.await
+}
+
+fn router(settings: GrpcSettings, handles: Handles, stop: CancellationToken) -> Router {
+    let mut server = server(&settings);
+    let health = tonic_health::pb::health_server::HealthServer::new(handles.health.clone());
+    // Ours fires first, and says what the limit is.
+    let decoded_max = usize::try_from(settings.message_bytes_max.saturating_mul(2)).unwrap_or(usize::MAX);
+    // Tickets are about as long as the smallest saves.
+    let encoded_max = decoded_max.max(8 << 20);
+    let door = door::Door::new(settings, handles, stop);
+    let saves = SaveServiceServer::new(save_service::SaveService(Arc::clone(&door)))
+        .max_decoding_message_size(decoded_max)
+        .max_encoding_message_size(encoded_max);
+    let admin =
+        AdminServiceServer::new(admin::AdminService(door)).max_decoding_message_size(decoded_max).max_encoding_message_size(encoded_max);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    server
+        .add_service(saves)
+        .add_service(admin)
+        .add_service(health)
+        .add_service(reflection().build_v1().expect("the descriptors are whole"))
+        .add_service(reflection().build_v1alpha().expect("the descriptors are whole"))
+}
+
+/// Every knob is set here, whatever the libraries' defaults are or become.
+fn server(settings: &GrpcSettings) -> Server {
+    Server::builder()
+        .accept_http1(false)
+        .max_concurrent_streams(settings.streams_per_connection_max)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_adaptive_window(Some(false))
+        .max_frame_size(FRAME_BYTES_MAX)
+        .http2_max_header_list_size(settings.header_bytes_max)
+        .http2_keepalive_interval(Some(settings.keepalive_interval))
+        .http2_keepalive_timeout(Some(settings.keepalive_timeout))
+        .http2_max_local_error_reset_streams(Some(LOCAL_ERROR_RESETS_MAX))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_ACCEPT_RESETS_MAX))
+}

@@ -1,0 +1,127 @@
+//! What the services share: handles of the daemon, limits, and the checks that every saving call goes through.
+
+use std::{sync::Arc, time::SystemTime};
+
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{
+    Handles,
+    append::Append,
+    catalog::Catalog,
+    control::Control,
+    errors,
+    events::Events,
+    health::{Health, Phase},
+    streams::Streams,
+    validate::{Findings, Path, Rules, validate},
+};
+use crate::{
+    collections::Collections,
+    limits::Limits,
+    proto::{self, Durability, ErrorReason},
+    save::Save,
+    settings::GrpcSettings,
+};
+
+pub(super) struct Door {
+    pub(super) settings: GrpcSettings,
+    pub(super) appender: Arc<dyn Append>,
+    pub(super) control: Arc<dyn Control>,
+    pub(super) catalog: Catalog,
+    pub(super) limits: Limits,
+    pub(super) lanes: Arc<[String]>,
+    pub(super) journal_id: Uuid,
+    pub(super) streams: Arc<Streams>,
+    pub(super) health: Health,
+    pub(super) events: Arc<dyn Events>,
+    /// Cancelled when the stop begins.
+    pub(super) stop: CancellationToken,
+}
+
+impl Door {
+    pub(super) fn new(settings: GrpcSettings, handles: Handles, stop: CancellationToken) -> Arc<Self> {
+        let Handles { appender, control, limits, lanes, journal_id, streams, health, events } = handles;
+        let catalog = Catalog::new(Arc::clone(&control));
+        Arc::new(Self { settings, appender, control, catalog, limits, lanes, journal_id, streams, health, events, stop })
+    }
+
+    /// Refuses saves before the recovery is over. During a stop they are still taken: the journal is, as long as calls are.
+    pub(super) fn check_phase(&self) -> Result<(), Status> {
+        if self.health.phase() == Phase::Starting { Err(errors::starting()) } else { Ok(()) }
+    }
+
+    /// PERSISTED has to wait; a number that is none is a client of another version.
+    pub(super) fn check_durability(durability: i32) -> Result<(), Status> {
+        match Durability::try_from(durability) {
+            Ok(Durability::Unspecified | Durability::Synced) => Ok(()),
+            Ok(Durability::Persisted) => Err(errors::not_implemented("durability PERSISTED")),
+            Err(_) => Err(errors::invalid_request("durability", format!("is {durability}, which this version doesn't know"))),
+        }
+    }
+
+    /// Refuses fields whose time has not come: ignoring them would break what they promise.
+    pub(super) fn check_unimplemented(durability: i32, request_id: &str, callback: &str) -> Result<(), Status> {
+        Self::check_durability(durability)?;
+        match (request_id, callback) {
+            ("", "") => Ok(()),
+            ("", _) => Err(errors::not_implemented("callback")),
+            _ => Err(errors::not_implemented("request_id")),
+        }
+    }
+
+    /// Refuses messages over our own limits, which lie below tonic's so that these details are told.
+    pub(super) fn check_message(&self, message: &impl Message, saves: usize) -> Result<(), Status> {
+        let (bytes, bytes_max) = (message.encoded_len() as u64, self.settings.message_bytes_max);
+        if bytes > bytes_max {
+            let why = format!("has {bytes} bytes, more than grpc.message_bytes_max = {bytes_max}: send less at a time");
+            return Err(errors::invalid_request("message", why));
+        }
+        let saves_max = self.settings.batch_saves_max;
+        if saves as u64 > saves_max {
+            let why = format!("holds {saves} saves, more than grpc.batch_saves_max = {saves_max}: send fewer at a time");
+            return Err(errors::invalid_request("saves", why));
+        }
+        Ok(())
+    }
+
+    /// Checks one save.
+    pub(super) fn check(&self, save: &proto::Save, path: Path, collections: &Collections, now: SystemTime) -> Result<Save, Findings> {
+        let mut findings = Findings::default();
+        validate(save, path, &self.rules(collections), now, &mut findings).ok_or(findings)
+    }
+
+    pub(super) fn rules<'a>(&self, collections: &'a Collections) -> Rules<'a> {
+        let GrpcSettings { body_bytes_max, key_bytes_max, .. } = self.settings;
+        Rules { collections, body_bytes_max, key_bytes_max }
+    }
+
+    /// The error for saves that were found wrong; counts them.
+    pub(super) fn refusal<'s>(
+        &self,
+        findings: Findings,
+        saves: impl IntoIterator<Item = &'s proto::Save>,
+        collections: &Collections,
+    ) -> Status {
+        let reason = if findings.unimplemented.is_some() { ErrorReason::NotImplemented } else { ErrorReason::InvalidSave };
+        for save in saves {
+            let known = collections.named(&save.collection).map(|collection| collection.id);
+            self.events.saves_refused(known, errors::name(reason), 1);
+        }
+        match findings.unimplemented {
+            Some(field) => errors::not_implemented(field),
+            None => errors::invalid_save(findings.violations),
+        }
+    }
+
+    /// `grpc.stream_unacknowledged_max`, as a count of permits.
+    pub(super) fn unacknowledged_max(&self) -> usize {
+        usize::try_from(self.settings.stream_unacknowledged_max).unwrap_or(usize::MAX).clamp(1, u32::MAX as usize)
+    }
+
+    pub(super) fn lane_name(&self, lane: crate::save::LaneId) -> &str {
+        self.lanes.get(usize::from(lane.0)).map_or("", String::as_str)
+    }
+}

@@ -1,0 +1,206 @@
+//! `SaveService`: the saving calls, Flush and ListCollections.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use futures_util::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    admission,
+    control::FlushError,
+    deadline::Deadline,
+    door::Door,
+    errors,
+    events::{OpenCall, Rpc},
+    show, stream,
+    ticket::Ticket,
+    validate::{Findings, Path, validate},
+    violations::Violations,
+};
+use crate::{
+    collections::Collections,
+    proto::{self, *},
+    save::{LaneId, Sequence},
+};
+
+pub(super) struct SaveService(pub(super) Arc<Door>);
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl save_service_server::SaveService for SaveService {
+    async fn save(&self, request: Request<SaveRequest>) -> Result<Response<SaveResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let SaveRequest { save, durability, request_id, callback } = request.into_inner();
+        let work = async {
+            Door::check_unimplemented(durability, &request_id, &callback)?;
+            let Some(save) = save else { return Err(errors::invalid_request("save", "is missing")) };
+            self.0.accept(Rpc::Save, &[save], Saves::One, deadline).await
+        };
+        let sequence = deadline.wait(work).await?;
+        let ticket = Ticket::new(self.0.journal_id, sequence).to_string();
+        Ok(Response::new(SaveResponse { ticket, state: TicketState::Pending.into(), deduplicated: false }))
+    }
+
+    async fn save_batch(&self, request: Request<SaveBatchRequest>) -> Result<Response<SaveBatchResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let request = request.into_inner();
+        let work = async {
+            Door::check_unimplemented(request.durability, &request.request_id, &request.callback)?;
+            self.0.check_message(&request, request.saves.len())?;
+            if request.saves.is_empty() {
+                return Err(errors::invalid_request("saves", "is empty"));
+            }
+            let saves = if request.atomic { Saves::Atomic } else { Saves::Many };
+            self.0.accept(Rpc::SaveBatch, &request.saves, saves, deadline).await
+        };
+        let first = deadline.wait(work).await?;
+        let results = (0..request.saves.len() as u64).map(|n| {
+            let ticket = Ticket::new(self.0.journal_id, first.plus(n)).to_string();
+            SaveResult { ticket, state: TicketState::Pending.into(), failure: None }
+        });
+        Ok(Response::new(SaveBatchResponse { results: results.collect(), deduplicated: false }))
+    }
+
+    type SaveStreamStream = stream::Answers;
+
+    async fn save_stream(&self, request: Request<Streaming<SaveStreamRequest>>) -> Result<Response<stream::Answers>, Status> {
+        self.0.check_phase()?;
+        let permit = self.0.limits.save_streams.permit(1).map_err(errors::limit_reached)?;
+        Ok(Response::new(stream::open(Arc::clone(&self.0), request.into_inner(), permit)))
+    }
+
+    async fn get_ticket(&self, _: Request<GetTicketRequest>) -> Result<Response<GetTicketResponse>, Status> {
+        Err(errors::not_implemented("SaveService.GetTicket"))
+    }
+
+    async fn await_ticket(&self, _: Request<AwaitTicketRequest>) -> Result<Response<AwaitTicketResponse>, Status> {
+        Err(errors::not_implemented("SaveService.AwaitTicket"))
+    }
+
+    type WatchOutcomesStream = Responses<WatchOutcomesResponse>;
+
+    async fn watch_outcomes(&self, _: Request<WatchOutcomesRequest>) -> Result<Response<Self::WatchOutcomesStream>, Status> {
+        Err(errors::not_implemented("SaveService.WatchOutcomes"))
+    }
+
+    async fn get(&self, _: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        Err(errors::not_implemented("SaveService.Get"))
+    }
+
+    type LoadStream = Responses<LoadResponse>;
+
+    async fn load(&self, _: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
+        Err(errors::not_implemented("SaveService.Load"))
+    }
+
+    async fn flush(&self, request: Request<FlushRequest>) -> Result<Response<FlushResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let _call = OpenCall::begin(&self.0.events, Rpc::Flush);
+        self.0.check_phase()?;
+        let _permit = self.0.limits.awaiting_calls.permit(1).map_err(errors::limit_reached)?;
+        let lanes = self.0.lanes_of(&request.into_inner().collections)?;
+        let flushed = async {
+            tokio::select! {
+                flushed = self.0.control.flush(&lanes) => flushed.map_err(|error| self.0.flush_status(error)),
+                () = self.0.stop.cancelled() => Err(errors::stopping()),
+            }
+        };
+        let through = deadline.wait(flushed).await?;
+        Ok(Response::new(FlushResponse { through: through.get() }))
+    }
+
+    async fn list_collections(&self, _: Request<ListCollectionsRequest>) -> Result<Response<ListCollectionsResponse>, Status> {
+        Ok(Response::new(show::collections(&self.0.catalog.now(), &self.0.lanes)))
+    }
+}
+
+/// How the saves of a unary call belong together.
+#[derive(Clone, Copy, PartialEq)]
+enum Saves {
+    One,
+    Many,
+    Atomic,
+}
+
+impl Door {
+    /// Accepts the saves of a unary call, all or none; gives the sequence of the first.
+    async fn accept(&self, rpc: Rpc, saves: &[proto::Save], kind: Saves, deadline: Deadline) -> Result<Sequence, Status> {
+        let _call = OpenCall::begin(&self.events, rpc);
+        self.check_phase()?;
+        let _permit = self.limits.calls_in_flight.permit(1).map_err(errors::limit_reached)?;
+        let (began, now) = (Instant::now(), SystemTime::now());
+        let mut collections = self.catalog.now();
+        let mut checked = self.check_all(saves, kind, &collections, now);
+        if checked.as_ref().is_err_and(|findings| findings.unknown_name) {
+            collections = self.catalog.read_again().await;
+            checked = self.check_all(saves, kind, &collections, now);
+        }
+        let checked = checked.map_err(|findings| self.refusal(findings, saves, &collections))?;
+        deadline.not_passed()?;
+        let first = admission::accept(&self.appender, &self.limits, &self.events, &collections, checked).await?;
+        self.events.acknowledged(rpc, began.elapsed());
+        Ok(first)
+    }
+
+    fn check_all(
+        &self,
+        saves: &[proto::Save],
+        kind: Saves,
+        collections: &Collections,
+        now: SystemTime,
+    ) -> Result<Vec<crate::save::Save>, Findings> {
+        let mut findings = Findings::default();
+        let rules = self.rules(collections);
+        let mut checked = Vec::with_capacity(saves.len());
+        for (n, save) in saves.iter().enumerate() {
+            let path = if kind == Saves::One { Path::Save } else { Path::Nth(n) };
+            let Some(mut save) = validate(save, path, &rules, now, &mut findings) else { continue };
+            if kind == Saves::Atomic {
+                save.batch_left = u32::try_from(saves.len() - 1 - n).expect("a batch is bounded");
+            }
+            checked.push(save);
+        }
+        if checked.len() == saves.len() { Ok(checked) } else { Err(findings) }
+    }
+
+    /// The lanes of these collections; of none, all.
+    fn lanes_of(&self, names: &[String]) -> Result<Vec<LaneId>, Status> {
+        if names.is_empty() {
+            return Ok(self.all_lanes());
+        }
+        let collections = self.catalog.now();
+        let mut violations = Violations::default();
+        let mut lanes = Vec::new();
+        for (n, name) in names.iter().enumerate() {
+            match collections.named(name) {
+                Some(collection) if lanes.contains(&collection.lane) => {}
+                Some(collection) => lanes.push(collection.lane),
+                None => violations.push(format_args!("collections[{n}]"), || "is unknown: see ListCollections".to_owned()),
+            }
+        }
+        if violations.is_empty() { Ok(lanes) } else { Err(errors::invalid_fields(violations)) }
+    }
+
+    fn flush_status(&self, error: FlushError) -> Status {
+        match error {
+            FlushError::Paused { lane, reason } => {
+                let lane = self.lane_name(lane);
+                errors::lane(ErrorReason::LanePaused, lane, format!("lane {lane} is paused: {reason}; resume it first"))
+            }
+            FlushError::Halted { lane, reason, remedy } => {
+                let lane = self.lane_name(lane);
+                errors::lane(ErrorReason::LaneHalted, lane, format!("lane {lane} is halted: {reason}; {remedy}"))
+            }
+            FlushError::Fenced { lane } => {
+                let lane = self.lane_name(lane);
+                errors::lane(ErrorReason::LaneFenced, lane, format!("another daemon writes lane {lane}"))
+            }
+            FlushError::Stopping => errors::stopping(),
+        }
+    }
+}

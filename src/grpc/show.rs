@@ -1,0 +1,130 @@
+//! Plain data as messages of the contract.
+
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+use super::ticket::Ticket;
+use crate::{
+    collections::{Collection, Collections, Column, Mode},
+    proto,
+    status::{FailedSaveStatus, LaneState, LaneStatus, StatusSnapshot},
+};
+
+pub(super) fn collections(collections: &Collections, lanes: &[String]) -> proto::ListCollectionsResponse {
+    let refused = collections.refused().iter();
+    proto::ListCollectionsResponse {
+        collections: collections.iter().map(|shown| collection(shown, lanes)).collect(),
+        refused_tables: refused.map(|table| proto::RefusedTable { name: table.name.clone(), reason: table.reason.clone() }).collect(),
+    }
+}
+
+fn collection(shown: &Collection, lanes: &[String]) -> proto::Collection {
+    let mode = match shown.mode {
+        Mode::Upsert => proto::CollectionMode::Upsert,
+        Mode::Append => proto::CollectionMode::Append,
+    };
+    proto::Collection {
+        name: shown.name.to_string(),
+        table: format!("{}.{}", shown.schema, shown.table),
+        key: shown.key_columns().map(|column| column.name.clone()).collect(),
+        columns: shown
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| !column.gone)
+            .map(|(n, one)| column(one, is_key(shown, n)))
+            .collect(),
+        mode: mode.into(),
+        lane: lanes.get(usize::from(shown.lane.0)).cloned().unwrap_or_default(),
+    }
+}
+
+fn is_key(collection: &Collection, column: usize) -> bool {
+    collection.key.iter().any(|&index| usize::from(index) == column)
+}
+
+/// An identity column that is always generated may be named in a key.
+fn column(shown: &Column, is_key: bool) -> proto::Column {
+    proto::Column {
+        name: shown.name.clone(),
+        r#type: shown.cast.clone(),
+        not_null: shown.not_null,
+        read_only_reason: shown.read_only.filter(|_| !is_key).unwrap_or_default().to_owned(),
+    }
+}
+
+pub(super) fn status(snapshot: StatusSnapshot, journal: Uuid) -> proto::Status {
+    let collections = snapshot.collections.into_iter();
+    let limits = snapshot.limits.into_iter();
+    proto::Status {
+        version: snapshot.version.to_owned(),
+        start_time: Some(snapshot.started_at.into()),
+        journal_id: snapshot.journal_id,
+        run: snapshot.run,
+        accepted_through: snapshot.accepted_through.get(),
+        postgres_up: snapshot.postgres_up,
+        lanes: snapshot.lanes.into_iter().map(lane).collect(),
+        collections: collections
+            .map(|one| proto::CollectionStatus { name: one.name, backlog_objects: one.backlog_objects, backlog_bytes: one.backlog_bytes })
+            .collect(),
+        journal: Some(proto::JournalStatus {
+            bytes: snapshot.journal.bytes,
+            free_bytes: snapshot.journal.free_bytes,
+            segments: snapshot.journal.segments,
+            retained: Some(duration(snapshot.journal.retained)),
+        }),
+        limits: limits.map(|limit| proto::LimitStatus { name: limit.name.to_owned(), max: limit.max, used: limit.used }).collect(),
+        failed_saves: snapshot.failed_saves,
+        newest_failed_saves: snapshot.newest_failed_saves.into_iter().map(|save| failed_save(save, journal)).collect(),
+        refused_tables: snapshot.refused_tables,
+    }
+}
+
+fn lane(shown: LaneStatus) -> proto::LaneStatus {
+    proto::LaneStatus {
+        name: shown.name,
+        state: lane_state(shown.state).into(),
+        reason: shown.reason,
+        remedy: shown.remedy,
+        position: shown.position.get(),
+        backlog_objects: shown.backlog_objects,
+        backlog_bytes: shown.backlog_bytes,
+        backlog_saves: shown.backlog_saves,
+        oldest_accept_time: shown.oldest_accepted_at.map(SystemTime::into),
+        pause_end_time: shown.pause_ends_at.map(SystemTime::into),
+        rows_written: shown.rows_written,
+        transactions: shown.transactions,
+    }
+}
+
+fn lane_state(state: LaneState) -> proto::LaneState {
+    match state {
+        LaneState::Connecting => proto::LaneState::Connecting,
+        LaneState::Idle => proto::LaneState::Idle,
+        LaneState::Gathering => proto::LaneState::Gathering,
+        LaneState::Applying => proto::LaneState::Applying,
+        LaneState::Retrying => proto::LaneState::Retrying,
+        LaneState::Paused => proto::LaneState::Paused,
+        LaneState::Halted => proto::LaneState::Halted,
+        LaneState::Fenced => proto::LaneState::Fenced,
+        LaneState::Stopped => proto::LaneState::Stopped,
+    }
+}
+
+fn failed_save(shown: FailedSaveStatus, journal: Uuid) -> proto::FailedSave {
+    proto::FailedSave {
+        ticket: Ticket::new(journal, shown.sequence).to_string(),
+        sequence: shown.sequence.get(),
+        collection: shown.collection,
+        key: shown.key,
+        failure: Some(proto::Failure { sqlstate: shown.sqlstate, constraint: shown.constraint, message: shown.message }),
+        accept_time: Some(shown.accepted_at.into()),
+        fail_time: Some(shown.failed_at.into()),
+    }
+}
+
+/// What doesn't fit (three hundred thousand million years) is shown as nothing.
+fn duration(shown: Duration) -> prost_types::Duration {
+    shown.try_into().unwrap_or_default()
+}

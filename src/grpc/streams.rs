@@ -1,0 +1,349 @@
+//! What is remembered of save streams that were opened with an id, so that a resumed one saves nothing twice (P3) and
+//! takes nothing refused for accepted (P6).
+//!
+//! Remembered is what the journal retains, nothing else: at a start `daemon` feeds every recovered save through
+//! [`Streams::observe`], and a stream whose last save the journal has given up may be forgotten. The memory is
+//! exact because only one call at a time may append for a stream: a newer opening fences the older, then waits until the
+//! journal has answered what the older has in flight.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    limits::{Limit, LimitReached},
+    save::{Sequence, StreamOrigin},
+};
+
+type StreamId = [u8; 16];
+/// First and last offset.
+type Range = (u64, u64);
+
+/// Streams by id.
+pub struct Streams {
+    known: Mutex<Known>,
+    /// `request_ids.count_max`: counts the streams in `known`.
+    limit: Arc<Limit>,
+    retained_from: Box<dyn Fn() -> Sequence + Send + Sync>,
+}
+
+#[derive(Default)]
+struct Known {
+    streams: HashMap<StreamId, Arc<Stream>>,
+    /// Openings since the last search for streams to forget.
+    openings: usize,
+}
+
+struct Stream {
+    state: Mutex<State>,
+    /// Told when nothing is in flight any more.
+    settled: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Counts the openings: only the newest may append.
+    opening: u64,
+    /// Ends the call that has the stream open.
+    open: Option<CancellationToken>,
+    /// Appends that the journal has not answered.
+    in_flight: usize,
+    /// Accepted offsets, rising.
+    accepted: VecDeque<Range>,
+    /// The last accepted save.
+    last: Sequence,
+}
+
+/// Where a stream stands when it is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Resumption {
+    /// Accepted offsets, rising; what lies before the first is too old to be told from accepted.
+    accepted: Vec<Range>,
+}
+
+impl Resumption {
+    /// The last accepted offset.
+    pub(super) fn through(&self) -> Option<u64> {
+        self.accepted.last().map(|&(_, last)| last)
+    }
+
+    /// Offsets up to it that were not accepted.
+    pub(super) fn missing(&self) -> impl Iterator<Item = Range> + '_ {
+        self.accepted.windows(2).map(|pair| (pair[0].1 + 1, pair[1].0 - 1))
+    }
+
+    /// Whether an offset up to [`Self::through`] was accepted.
+    pub(super) fn was_accepted(&self, offset: u64) -> bool {
+        !self.missing().any(|(first, last)| (first..=last).contains(&offset))
+    }
+}
+
+impl Streams {
+    /// Ranges of accepted offsets kept per stream; between two of them saves were refused or offsets left out. The oldest
+    /// gap is forgotten first: its saves were answered so long ago that nobody waits for an answer.
+    const RANGES_MAX: usize = 65;
+
+    /// Remembers up to the limit; `retained_from` tells the oldest sequence that the journal still has.
+    pub fn new(limit: Arc<Limit>, retained_from: impl Fn() -> Sequence + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { known: Mutex::default(), limit, retained_from: Box::new(retained_from) })
+    }
+
+    /// Remembers a save that recovery found in the journal. In sequence order.
+    pub fn observe(&self, origin: StreamOrigin, sequence: Sequence) {
+        let mut known = lock(&self.known);
+        let stream = known.streams.entry(origin.stream_id).or_insert_with(|| {
+            // What the journal holds is remembered, whatever the limit is now.
+            self.limit.take_anyway(1);
+            Stream::new()
+        });
+        lock(&stream.state).accept(origin.offset, 1, sequence);
+    }
+
+    /// How many streams are remembered.
+    pub fn count(&self) -> usize {
+        lock(&self.known).streams.len()
+    }
+
+    /// Opens a stream; ends the call that has it open. `ended` ends the new one.
+    ///
+    /// The stream may be used once [`Opening::settled`] has returned.
+    pub(super) fn open(self: &Arc<Self>, id: StreamId, ended: CancellationToken) -> Result<Opening, LimitReached> {
+        let mut known = lock(&self.known);
+        self.forget_some(&mut known);
+        let stream = match known.streams.get(&id) {
+            Some(stream) => Arc::clone(stream),
+            None => {
+                self.limit.try_take(1)?;
+                let stream = Stream::new();
+                known.streams.insert(id, Arc::clone(&stream));
+                stream
+            }
+        };
+        let (number, older) = {
+            let mut state = lock(&stream.state);
+            state.opening += 1;
+            (state.opening, state.open.replace(ended))
+        };
+        if let Some(older) = older {
+            older.cancel();
+        }
+        Ok(Opening { streams: Arc::clone(self), stream, id, number })
+    }
+
+    /// Drops what the journal doesn't retain. Looks through all when the limit is met, and else once for as many openings
+    /// as there are streams, so that it costs each opening the same.
+    fn forget_some(&self, known: &mut Known) {
+        known.openings += 1;
+        if self.limit.used() < self.limit.max() && known.openings < known.streams.len().max(1_024) {
+            return;
+        }
+        known.openings = 0;
+        let (before, retained_from) = (known.streams.len(), (self.retained_from)());
+        known.streams.retain(|_, stream| !lock(&stream.state).is_forgettable(retained_from));
+        self.limit.give_back((before - known.streams.len()) as u64);
+    }
+}
+
+impl Stream {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), settled: Notify::new() })
+    }
+}
+
+impl State {
+    fn accept(&mut self, first: u64, count: u64, last_sequence: Sequence) {
+        let last = first + (count - 1);
+        self.last = last_sequence;
+        match self.accepted.back_mut() {
+            // A run of the daemon may have taken again what an earlier one had lost track of.
+            Some((_, end)) if *end >= first => *end = last.max(*end),
+            Some((_, end)) if *end + 1 == first => *end = last,
+            _ => self.accepted.push_back((first, last)),
+        }
+        if self.accepted.len() > Streams::RANGES_MAX {
+            self.accepted.pop_front();
+        }
+    }
+
+    fn is_forgettable(&self, retained_from: Sequence) -> bool {
+        self.open.is_none() && self.in_flight == 0 && self.last < retained_from
+    }
+}
+
+/// A stream in use by one call.
+pub(super) struct Opening {
+    streams: Arc<Streams>,
+    stream: Arc<Stream>,
+    id: StreamId,
+    number: u64,
+}
+
+impl Opening {
+    /// The client's id.
+    pub(super) fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// Waits until the journal has answered everything of older calls; tells where the stream stands then.
+    pub(super) async fn settled(&self) -> Resumption {
+        loop {
+            let settled = self.stream.settled.notified();
+            {
+                let state = lock(&self.stream.state);
+                if state.in_flight == 0 {
+                    return Resumption { accepted: state.accepted.iter().copied().collect() };
+                }
+            }
+            settled.await;
+        }
+    }
+
+    /// Begins an append of consecutive offsets; `None` if a newer call has the stream.
+    pub(super) fn begin(&self) -> Option<InFlight> {
+        let mut state = lock(&self.stream.state);
+        if state.opening != self.number {
+            return None;
+        }
+        state.in_flight += 1;
+        Some(InFlight(Arc::clone(&self.stream)))
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut known = lock(&self.streams.known);
+        let never_used = {
+            let mut state = lock(&self.stream.state);
+            if state.opening != self.number {
+                return;
+            }
+            state.open = None;
+            state.accepted.is_empty() && state.in_flight == 0
+        };
+        if never_used && known.streams.remove(&self.id).is_some() {
+            self.streams.limit.give_back(1);
+        }
+    }
+}
+
+/// An append on its way; when dropped it is answered.
+pub(super) struct InFlight(Arc<Stream>);
+
+impl InFlight {
+    /// It is in the journal: `count` offsets from `first` on.
+    pub(super) fn accepted(self, first: u64, count: u64, first_sequence: Sequence) {
+        lock(&self.0.state).accept(first, count, first_sequence.plus(count - 1));
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.in_flight -= 1;
+        if state.in_flight == 0 {
+            self.0.settled.notify_waiters();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics under this lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const ID: StreamId = [7; 16];
+
+    fn streams(max: u64) -> Arc<Streams> {
+        Streams::new(Limit::new("request_ids.count_max", max), || Sequence::from_u64(100))
+    }
+
+    fn observed(ranges: &[Range]) -> Arc<Streams> {
+        let streams = streams(10);
+        for &(first, last) in ranges {
+            for offset in first..=last {
+                streams.observe(StreamOrigin { stream_id: ID, offset }, Sequence::from_u64(200 + offset));
+            }
+        }
+        streams
+    }
+
+    fn open(streams: &Arc<Streams>, id: StreamId) -> (Opening, CancellationToken) {
+        let ended = CancellationToken::new();
+        (streams.open(id, ended.clone()).expect("room"), ended)
+    }
+
+    fn settled(opening: &Opening) -> Option<Resumption> {
+        opening.settled().now_or_never()
+    }
+
+    #[test]
+    fn a_recovered_stream_knows_what_was_accepted_and_what_was_not() {
+        let (opening, _) = open(&observed(&[(3, 5), (8, 8), (10, 12)]), ID);
+        let resumption = settled(&opening).expect("nothing is in flight");
+        assert_eq!(resumption.through(), Some(12));
+        assert_eq!(resumption.missing().collect::<Vec<_>>(), [(6, 7), (9, 9)]);
+        let accepted: Vec<_> = (0..=12).filter(|&offset| resumption.was_accepted(offset)).collect();
+        assert_eq!(accepted, [0, 1, 2, 3, 4, 5, 8, 10, 11, 12], "what is older than the memory counts as accepted");
+    }
+
+    #[test]
+    fn gaps_are_remembered_up_to_a_bound() {
+        let ranges: Vec<_> = (0..200).map(|n| (n * 10, n * 10 + 1)).collect();
+        let (opening, _) = open(&observed(&ranges), ID);
+        let resumption = settled(&opening).expect("nothing is in flight");
+        assert_eq!(resumption.missing().count(), Streams::RANGES_MAX - 1);
+        assert_eq!(resumption.through(), Some(1_991));
+    }
+
+    #[test]
+    fn a_newer_opening_ends_the_older_and_waits_for_what_it_has_in_flight() {
+        let streams = streams(10);
+        let (older, older_ended) = open(&streams, ID);
+        let (one, two) = (older.begin().expect("it is the newest"), older.begin().expect("it is the newest"));
+        let (newer, newer_ended) = open(&streams, ID);
+        assert!(older_ended.is_cancelled() && !newer_ended.is_cancelled());
+        assert!(older.begin().is_none(), "the older may append no more");
+        assert_eq!(settled(&newer), None);
+        one.accepted(0, 3, Sequence::from_u64(500));
+        assert_eq!(settled(&newer), None);
+        drop(two);
+        assert_eq!(settled(&newer).expect("everything is answered").through(), Some(2));
+        drop(older);
+        assert!(newer.begin().is_some(), "the end of the older changes nothing for the newer");
+    }
+
+    #[test]
+    fn streams_that_the_journal_has_given_up_are_forgotten_at_the_limit() {
+        let streams = streams(2);
+        for id in [1, 2] {
+            let (opening, _) = open(&streams, [id; 16]);
+            opening.begin().expect("it is the newest").accepted(0, 1, Sequence::from_u64(98 + u64::from(id)));
+        }
+        let ended = CancellationToken::new();
+        let (opening, _) = open(&streams, [3; 16]);
+        assert!(streams.open([4; 16], ended.clone()).is_err(), "the second is still in the journal, the third is open");
+        drop(opening);
+        assert_eq!(streams.count(), 1, "a stream that saved nothing is not remembered");
+        assert!(streams.open([4; 16], ended).is_ok());
+        assert!(streams.count() == 1 && streams.limit.used() == 1);
+    }
+
+    #[test]
+    fn a_stream_that_is_open_is_not_forgotten() {
+        let streams = streams(1);
+        let (opening, _) = open(&streams, ID);
+        opening.begin().expect("it is the newest").accepted(0, 1, Sequence::from_u64(1));
+        assert!(streams.open([8; 16], CancellationToken::new()).is_err());
+        drop(opening);
+        assert!(streams.open([8; 16], CancellationToken::new()).is_ok());
+    }
+}

@@ -1,0 +1,8 @@
+//! The front door over real connections, with a journal and a daemon that do as they are told.
+
+mod accept;
+mod harness;
+mod life;
+mod limits;
+mod stream;
+mod unary;

@@ -1,0 +1,402 @@
+//! A front door on a port of its own, and its clients.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic_types::{ErrorInfo, StatusExt};
+use uuid::Uuid;
+
+use crate::{
+    collections::{Catalog, Collections},
+    grpc::{
+        Append, AppendDone, AppendError, Control, Events, FlushError, Handles, Health, Streams, door::Door, fixtures,
+        save_service::SaveService, serve,
+    },
+    limits::{Limit, Limits},
+    proto::{
+        self, SaveStreamRequest, SaveStreamResponse, admin_service_client::AdminServiceClient, save::Change,
+        save_service_client::SaveServiceClient, save_stream_response::Event,
+    },
+    save::{LaneId, Save, Sequence},
+    settings::{GrpcSettings, Settings},
+    status::{JournalStatus, LaneState, LaneStatus, StatusSnapshot},
+};
+
+/// Nothing here takes as long; a test that waits longer has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for what must happen.
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it happens within the patience of a test")
+}
+
+/// What the journal does with an append.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Conduct {
+    Answer,
+    /// Until it is released.
+    Hold,
+    Fail(AppendError),
+    /// As a journal whose thread is gone.
+    Drop,
+}
+
+pub(super) struct FakeJournal {
+    state: Mutex<FakeState>,
+    /// Saves handed over.
+    pub(super) handed: watch::Sender<usize>,
+}
+
+struct FakeState {
+    conduct: Conduct,
+    gate: Result<(), AppendError>,
+    next: Sequence,
+    saved: Vec<Save>,
+    held: VecDeque<(Vec<Save>, AppendDone)>,
+}
+
+impl FakeJournal {
+    fn state(&self) -> MutexGuard<'_, FakeState> {
+        self.state.lock().expect("no test panics under it")
+    }
+
+    pub(super) fn conduct(&self, conduct: Conduct) {
+        self.state().conduct = conduct;
+    }
+
+    pub(super) fn gate(&self, gate: Result<(), AppendError>) {
+        self.state().gate = gate;
+    }
+
+    pub(super) fn saved(&self) -> Vec<Save> {
+        self.state().saved.clone()
+    }
+
+    /// Keys of the saves, in order.
+    pub(super) fn keys(&self) -> Vec<String> {
+        self.saved().iter().map(|save| save.key.parts().collect::<Vec<_>>().join("/")).collect()
+    }
+
+    /// Waits until so many saves were handed over.
+    pub(super) async fn handed(&self, count: usize) {
+        soon(self.handed.subscribe().wait_for(|&handed| handed >= count)).await.expect("the journal lives");
+    }
+
+    /// Answers what is held, and everything after it.
+    pub(super) fn release(&self) {
+        self.conduct(Conduct::Answer);
+        let held = std::mem::take(&mut self.state().held);
+        for (saves, done) in held {
+            self.answer(saves, done);
+        }
+    }
+
+    /// Fails what is held.
+    pub(super) fn fail(&self, error: AppendError) {
+        let held = std::mem::take(&mut self.state().held);
+        for (_, done) in held {
+            done(Err(error));
+        }
+    }
+
+    fn answer(&self, saves: Vec<Save>, done: AppendDone) {
+        let first = {
+            let mut state = self.state();
+            let first = state.next;
+            state.next = first.plus(saves.len() as u64);
+            state.saved.extend(saves);
+            first
+        };
+        done(Ok(first));
+    }
+}
+
+impl Append for FakeJournal {
+    fn gate(&self) -> Result<(), AppendError> {
+        self.state().gate
+    }
+
+    fn append_with(&self, _: &Collections, saves: Vec<Save>, done: AppendDone) {
+        let (conduct, count) = (self.state().conduct, saves.len());
+        match conduct {
+            Conduct::Answer => self.answer(saves, done),
+            Conduct::Hold => self.state().held.push_back((saves, done)),
+            Conduct::Fail(error) => done(Err(error)),
+            Conduct::Drop => drop(done),
+        }
+        self.handed.send_modify(|handed| *handed += count);
+    }
+}
+
+pub(super) struct FakeDaemon {
+    collections: Mutex<Arc<Collections>>,
+    /// What the next reading of the catalog finds.
+    pub(super) catalog: Mutex<Catalog>,
+    pub(super) readings: Mutex<usize>,
+    /// What a flush answers; without it, it waits for ever.
+    pub(super) flush: Mutex<Option<Result<Sequence, FlushError>>>,
+    pub(super) paused: Mutex<Vec<(LaneId, String, Duration)>>,
+}
+
+#[tonic::async_trait]
+impl Control for FakeDaemon {
+    fn collections(&self) -> Arc<Collections> {
+        Arc::clone(&self.collections.lock().expect("no test panics under it"))
+    }
+
+    async fn refresh_collections(&self) -> Arc<Collections> {
+        *self.readings.lock().expect("no test panics under it") += 1;
+        let mut collections = self.collections.lock().expect("no test panics under it");
+        *collections = Arc::new(fixtures::build(&self.catalog.lock().expect("no test panics under it"), &collections));
+        Arc::clone(&collections)
+    }
+
+    async fn flush(&self, _: &[LaneId]) -> Result<Sequence, FlushError> {
+        let answer = self.flush.lock().expect("no test panics under it").clone();
+        match answer {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn pause(&self, lanes: &[LaneId], reason: &str, duration: Duration) -> SystemTime {
+        let mut paused = self.paused.lock().expect("no test panics under it");
+        paused.extend(lanes.iter().map(|&lane| (lane, reason.to_owned(), duration)));
+        SystemTime::UNIX_EPOCH + duration
+    }
+
+    async fn resume(&self, lanes: &[LaneId]) -> Vec<LaneId> {
+        let mut paused = self.paused.lock().expect("no test panics under it");
+        let resumed = lanes.iter().filter(|&&lane| paused.iter().any(|one| one.0 == lane)).copied().collect();
+        paused.clear();
+        resumed
+    }
+
+    async fn status(&self) -> StatusSnapshot {
+        StatusSnapshot {
+            version: "0.1.0",
+            started_at: SystemTime::UNIX_EPOCH,
+            journal_id: JOURNAL.to_string(),
+            run: 3,
+            accepted_through: Sequence::from_u64(9),
+            postgres_up: true,
+            lanes: vec![LaneStatus {
+                name: "default".to_owned(),
+                state: LaneState::Halted,
+                reason: "no such column".to_owned(),
+                remedy: "add it".to_owned(),
+                position: Sequence::from_u64(8),
+                backlog_objects: 1,
+                backlog_bytes: 2,
+                backlog_saves: 3,
+                oldest_accepted_at: None,
+                pause_ends_at: None,
+                rows_written: 4,
+                transactions: 5,
+            }],
+            collections: Vec::new(),
+            journal: JournalStatus { retained: Duration::from_secs(600), ..JournalStatus::default() },
+            limits: Vec::new(),
+            failed_saves: 0,
+            newest_failed_saves: Vec::new(),
+            refused_tables: 1,
+        }
+    }
+}
+
+/// Listens to no events.
+struct Nobody;
+
+impl Events for Nobody {}
+
+pub(super) const JOURNAL: Uuid = Uuid::from_u128(0x0189_d0a2_7c1e_7cc3_98c4_dc0c_0c07_398f);
+
+/// A running front door.
+pub(super) struct Harness {
+    pub(super) address: SocketAddr,
+    pub(super) journal: Arc<FakeJournal>,
+    pub(super) daemon: Arc<FakeDaemon>,
+    pub(super) limits: Limits,
+    pub(super) streams: Arc<Streams>,
+    pub(super) health: Health,
+    pub(super) handles: Handles,
+    pub(super) stop: CancellationToken,
+    pub(super) served: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        backlog_bytes: Limit::new("backlog.bytes_max", settings.backlog.bytes_max),
+        backlog_objects: Limit::new("backlog.objects_max", settings.backlog.objects_max),
+        journal_bytes: Limit::new("journal.bytes_max", settings.journal.bytes_max),
+        journal_inbox_bytes: Limit::new("journal.inbox_bytes_max", settings.journal.inbox_bytes_max),
+        connections: Limit::new("grpc.connections_max", settings.grpc.connections_max),
+        calls_in_flight: Limit::new("grpc.calls_in_flight_max", settings.grpc.calls_in_flight_max),
+        awaiting_calls: Limit::new("grpc.awaiting_calls_max", settings.grpc.awaiting_calls_max),
+        save_streams: Limit::new("grpc.save_streams_max", settings.grpc.save_streams_max),
+        request_ids: Limit::new("request_ids.count_max", settings.request_ids.count_max),
+        failed_saves: Limit::new("failed.saves_max", settings.failed.saves_max),
+    }
+}
+
+/// Starts one that serves.
+pub(super) async fn start() -> Harness {
+    start_with(|_| ()).await
+}
+
+/// Starts one that serves with other settings.
+pub(super) async fn start_with(adjust: impl FnOnce(&mut GrpcSettings)) -> Harness {
+    let harness = start_unready(adjust).await;
+    harness.health.serving();
+    harness
+}
+
+/// Starts one whose recovery isn't over.
+pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Harness {
+    let mut settings = Settings::default();
+    adjust(&mut settings.grpc);
+    let state = FakeState { conduct: Conduct::Answer, gate: Ok(()), next: Sequence::from_u64(1), saved: Vec::new(), held: VecDeque::new() };
+    let journal = Arc::new(FakeJournal { state: Mutex::new(state), handed: watch::Sender::new(0) });
+    let daemon = Arc::new(FakeDaemon {
+        collections: Mutex::new(Arc::new(fixtures::collections())),
+        catalog: Mutex::new(fixtures::catalog()),
+        readings: Mutex::new(0),
+        flush: Mutex::new(None),
+        paused: Mutex::new(Vec::new()),
+    });
+    let limits = limits(&settings);
+    let (health, stop) = (Health::default(), CancellationToken::new());
+    let streams = Streams::new(Arc::clone(&limits.request_ids), || Sequence::ZERO);
+    let handles = Handles {
+        appender: Arc::<FakeJournal>::clone(&journal),
+        control: Arc::<FakeDaemon>::clone(&daemon),
+        limits: limits.clone(),
+        lanes: Arc::from(["default".to_owned()]),
+        journal_id: JOURNAL,
+        streams: Arc::clone(&streams),
+        health: health.clone(),
+        events: Arc::new(Nobody),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let served = tokio::spawn(serve(listener, settings.grpc, handles.clone(), stop.clone()));
+    Harness { address, journal, daemon, limits, streams, health, handles, stop, served }
+}
+
+impl Harness {
+    pub(super) async fn channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).expect("an address");
+        soon(endpoint.connect()).await.expect("the door is open")
+    }
+
+    pub(super) async fn saves(&self) -> SaveServiceClient<Channel> {
+        SaveServiceClient::new(self.channel().await)
+    }
+
+    pub(super) async fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel().await)
+    }
+
+    /// The service itself: what it answers at a deadline never reaches tonic's client, which goes by its own clock.
+    pub(super) fn service(&self) -> SaveService {
+        SaveService(Door::new(Settings::default().grpc, self.handles.clone(), self.stop.clone()))
+    }
+
+    /// Opens a save stream.
+    pub(super) async fn talk(&self, first: SaveStreamRequest) -> Talk {
+        let (tell, requests) = mpsc::channel(64);
+        tell.send(first).await.expect("there is room");
+        let answers = soon(self.saves().await.save_stream(ReceiverStream::new(requests))).await.expect("the stream opens");
+        Talk { tell: Some(tell), answers: answers.into_inner() }
+    }
+
+    /// What is taken of the backlog: objects and bytes.
+    pub(super) fn room_taken(&self) -> (u64, bool) {
+        (self.limits.backlog_objects.used(), self.limits.backlog_bytes.used() > 0)
+    }
+
+    /// Stops, and waits for the end of all calls.
+    pub(super) async fn stopped(self) {
+        self.stop.cancel();
+        soon(self.served).await.expect("it doesn't panic").expect("it ends well");
+    }
+}
+
+/// An open save stream.
+pub(super) struct Talk {
+    pub(super) tell: Option<mpsc::Sender<SaveStreamRequest>>,
+    pub(super) answers: Streaming<SaveStreamResponse>,
+}
+
+impl Talk {
+    pub(super) async fn send(&self, request: SaveStreamRequest) {
+        soon(self.tell.as_ref().expect("it is open").send(request)).await.expect("the stream is open");
+    }
+
+    /// Says that there is no more.
+    pub(super) fn finish(&mut self) {
+        self.tell = None;
+    }
+
+    pub(super) async fn event(&mut self) -> Event {
+        let answer = soon(self.answers.message()).await.expect("the stream goes on").expect("the stream goes on");
+        answer.event.expect("an answer tells something")
+    }
+
+    /// The offset up to which everything is acknowledged, once it reaches this.
+    pub(super) async fn acknowledged(&mut self, through: u64) {
+        loop {
+            match self.event().await {
+                Event::Acknowledged(acknowledged) if acknowledged.through == through => return,
+                Event::Acknowledged(acknowledged) => assert!(acknowledged.through < through),
+                other => panic!("expected an acknowledgement, not {other:?}"),
+            }
+        }
+    }
+
+    /// The error that the stream ends with, acknowledgements left out.
+    pub(super) async fn error(&mut self) -> Status {
+        loop {
+            match soon(self.answers.message()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the stream ended well"),
+                Err(status) => return status,
+            }
+        }
+    }
+}
+
+pub(super) fn player(id: u64) -> proto::Save {
+    save("players", id, r#"{"name": "x"}"#)
+}
+
+pub(super) fn save(collection: &str, id: u64, json: &str) -> proto::Save {
+    let change = Some(Change::Json(json.to_owned().into()));
+    proto::Save { collection: collection.to_owned(), key: vec![id.to_string()], change, add: Vec::new() }
+}
+
+/// One message with players of these numbers, which are their offsets too.
+pub(super) fn players(ids: std::ops::RangeInclusive<u64>) -> SaveStreamRequest {
+    SaveStreamRequest { offset: *ids.start(), saves: ids.map(player).collect(), ..SaveStreamRequest::default() }
+}
+
+/// Checks code and reason, also in the plain trailer, and gives the details.
+pub(super) fn assert_error(status: &Status, code: Code, reason: &str) -> ErrorInfo {
+    assert_eq!(status.code(), code, "{status:?}");
+    let info = status.get_details_error_info().unwrap_or_else(|| panic!("every error has an ErrorInfo: {status:?}"));
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, "forebay.dev"), "{status:?}");
+    assert_eq!(status.metadata().get("forebay-error-reason").expect("it is always there"), reason);
+    info
+}
