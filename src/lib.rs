@@ -30,6 +30,8 @@
 
 #[cfg(feature = "daemon")]
 pub mod backlog;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "daemon")]
 pub mod collections;
 #[cfg(feature = "daemon")]
