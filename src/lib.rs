@@ -35,6 +35,10 @@ pub mod client;
 #[cfg(feature = "daemon")]
 pub mod collections;
 #[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod dev;
+#[cfg(feature = "daemon")]
 pub mod drain;
 #[cfg(feature = "daemon")]
 pub mod exit;

@@ -1,0 +1,120 @@
+//! What may be saved, shared: read from Postgres, kept in the ledger for starts without it, numbered for the journal's names.
+
+use std::sync::{
+    Arc, Mutex, PoisonError, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::{
+    collections::{Catalog, CollectionRules, Collections},
+    journal::{Entry, Ledger, LedgerError},
+    metrics::Metrics,
+    postgres::{Failure, Postgres},
+    save::{Accepted, CollectionId, ColumnSet, Save},
+};
+
+/// The collections of this daemon. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct SharedCollections(Arc<Shared>);
+
+struct Shared {
+    now: RwLock<Arc<Collections>>,
+    /// Held while a new one is made, so that numbers given meanwhile are not lost.
+    change: Mutex<()>,
+    /// Postgres has been read in this run.
+    fresh: AtomicBool,
+    rules: CollectionRules,
+    postgres: Postgres,
+    ledger: Ledger,
+    metrics: Metrics,
+}
+
+const LEDGER_KEY: &str = "catalog";
+
+impl SharedCollections {
+    /// What the journal's ledger remembers of the catalog; nothing at the very first start.
+    pub(super) fn new(rules: CollectionRules, postgres: Postgres, ledger: Ledger, metrics: Metrics) -> Self {
+        let (now, change, fresh) = (RwLock::default(), Mutex::default(), AtomicBool::new(false));
+        Self(Arc::new(Shared { now, change, fresh, rules, postgres, ledger, metrics }))
+    }
+
+    /// What may be saved now.
+    pub(super) fn now(&self) -> Arc<Collections> {
+        Arc::clone(&self.0.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the catalog that the ledger remembers; false if it remembers none.
+    pub(super) async fn recall(&self) -> Result<bool, LedgerError> {
+        let ledger = self.0.ledger.clone();
+        let remembered = tokio::task::spawn_blocking(move || ledger.get(LEDGER_KEY)).await.expect("the ledger doesn't panic")?;
+        // A catalog that an older version wrote differently is as good as none: Postgres is asked.
+        let catalog = remembered.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(catalog.map(|catalog| self.take(&catalog)).is_some())
+    }
+
+    /// Reads the catalog from Postgres unless this run has done so.
+    pub(super) async fn ensure_fresh(&self) -> Result<(), Failure> {
+        if self.0.fresh.load(Ordering::Relaxed) { Ok(()) } else { self.refresh().await.map(drop) }
+    }
+
+    /// Reads the catalog from Postgres and remembers it.
+    pub(super) async fn refresh(&self) -> Result<Arc<Collections>, Failure> {
+        let catalog = self.0.postgres.read_catalog().await?;
+        let ledger = self.0.ledger.clone();
+        let bytes = serde_json::to_vec(&catalog).expect("a catalog is plain data");
+        let remember = move || match ledger.get(LEDGER_KEY) {
+            Ok(Some(known)) if known == bytes => Ok(()),
+            _ => ledger.put(LEDGER_KEY, &bytes),
+        };
+        if let Err(error) = tokio::task::spawn_blocking(remember).await.expect("the ledger doesn't panic") {
+            tracing::warn!(%error, "the catalog can't be kept for starts without postgres");
+        }
+        self.0.fresh.store(true, Ordering::Relaxed);
+        Ok(self.take(&catalog))
+    }
+
+    fn take(&self, catalog: &Catalog) -> Arc<Collections> {
+        self.change(|before| Collections::build(catalog, &self.0.rules, before))
+    }
+
+    /// Entries of the journal as saves: names become numbers. Names that the catalog doesn't have get numbers too.
+    pub(super) fn number(&self, entries: Vec<Entry>) -> Vec<Accepted> {
+        let numbered =
+            |known: &Collections| entries.iter().map(|entry| known.numbers(&entry.record.collection, entry.record.change.body())).collect();
+        let numbers: Option<Vec<_>> = numbered(&self.now());
+        let numbers = numbers.unwrap_or_else(|| {
+            let known = self.change(|before| {
+                let mut extended = before.clone();
+                for entry in &entries {
+                    extended.give_numbers(&entry.record.collection, entry.record.change.body());
+                }
+                extended
+            });
+            numbered(&known).expect("every name was given a number")
+        });
+        entries.into_iter().zip(numbers).map(|(entry, (collection, columns))| accepted(entry, collection, columns)).collect()
+    }
+
+    fn change(&self, make: impl FnOnce(&Collections) -> Collections) -> Arc<Collections> {
+        let _held = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = Arc::new(make(&self.now()));
+        self.0.metrics.know_collections(made.numbered().map(|collection| &*collection.name));
+        *self.0.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&made);
+        made
+    }
+}
+
+fn accepted(entry: Entry, collection: CollectionId, columns: ColumnSet) -> Accepted {
+    let record = entry.record;
+    let save = Save {
+        lane: record.lane,
+        collection,
+        key: record.key,
+        change: record.change,
+        columns,
+        batch_left: record.batch_left,
+        origin: record.origin,
+        accepted_at: record.accepted_at,
+    };
+    Accepted { sequence: entry.sequence, save }
+}

@@ -1,0 +1,193 @@
+//! What the front door may ask: answered by the lanes, the journal and the catalog.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::{catalog::SharedCollections, failed::FailedSaves};
+use crate::{
+    backlog::Footprint,
+    collections::Collections,
+    drain::{LaneHandle, LaneState, NotFlushed},
+    grpc::{Control, FlushError},
+    journal::Monitor,
+    limits::Limits,
+    save::{CollectionId, LaneId, Sequence},
+    status::{self, CollectionStatus, JournalStatus, LaneStatus, LimitStatus, StatusSnapshot},
+};
+
+/// The daemon as its callers see it.
+pub(super) struct Controls {
+    pub(super) collections: SharedCollections,
+    pub(super) lanes: Vec<LaneHandle>,
+    pub(super) limits: Limits,
+    pub(super) journal: Monitor,
+    pub(super) journal_id: String,
+    pub(super) run: u64,
+    pub(super) started_at: SystemTime,
+    pub(super) failed: FailedSaves,
+}
+
+impl Controls {
+    fn lanes<'a>(&'a self, ids: &'a [LaneId]) -> impl Iterator<Item = &'a LaneHandle> {
+        self.lanes.iter().filter(|lane| ids.contains(&lane.id()))
+    }
+}
+
+#[tonic::async_trait]
+impl Control for Controls {
+    fn collections(&self) -> Arc<Collections> {
+        self.collections.now()
+    }
+
+    async fn refresh_collections(&self) -> Arc<Collections> {
+        match self.collections.refresh().await {
+            Ok(collections) => collections,
+            Err(error) => {
+                tracing::debug!(%error, "the catalog can't be read again");
+                self.collections.now()
+            }
+        }
+    }
+
+    async fn flush(&self, lanes: &[LaneId]) -> Result<Sequence, FlushError> {
+        // What each has to reach is fixed before any is waited for.
+        let asked: Vec<_> = self.lanes(lanes).map(|lane| (lane, lane.backlog().through())).collect();
+        let mut smallest: Option<Sequence> = None;
+        for (lane, through) in asked {
+            lane.flush(Some(through)).await.map_err(|why| flush_error(lane, why))?;
+            let position = *lane.position().borrow();
+            smallest = Some(smallest.map_or(position, |smallest| smallest.min(position)));
+        }
+        Ok(smallest.unwrap_or_default())
+    }
+
+    async fn pause(&self, lanes: &[LaneId], reason: &str, duration: Duration) -> SystemTime {
+        let ends_at = SystemTime::now() + duration;
+        for lane in self.lanes(lanes) {
+            lane.pause(reason, Some(duration));
+        }
+        for lane in self.lanes(lanes) {
+            lane.paused().await;
+        }
+        ends_at
+    }
+
+    async fn resume(&self, lanes: &[LaneId]) -> Vec<LaneId> {
+        let held = |lane: &&LaneHandle| matches!(*lane.state().borrow(), LaneState::Paused { .. } | LaneState::Halted(_));
+        let resumed: Vec<_> = self.lanes(lanes).filter(held).map(LaneHandle::id).collect();
+        self.lanes(lanes).for_each(LaneHandle::resume);
+        resumed
+    }
+
+    async fn status(&self) -> StatusSnapshot {
+        let journal = self.journal.stats();
+        let backlogs: Vec<_> = self.lanes.iter().map(|lane| lane.backlog().by_collection()).collect();
+        // After the backlogs: it knows the number of every collection in them.
+        let collections = self.collections.now();
+        StatusSnapshot {
+            version: env!("CARGO_PKG_VERSION"),
+            started_at: self.started_at,
+            journal_id: self.journal_id.clone(),
+            run: self.run,
+            accepted_through: self.lanes.iter().map(|lane| lane.backlog().through()).max().unwrap_or_default(),
+            postgres_up: postgres_up(&self.lanes),
+            lanes: self.lanes.iter().map(lane_status).collect(),
+            collections: backlogs.into_iter().flat_map(|backlog| collection_statuses(backlog, &collections)).collect(),
+            journal: JournalStatus {
+                bytes: self.limits.journal_bytes.used(),
+                free_bytes: journal.free_bytes,
+                segments: journal.segments,
+                retained: journal.retained,
+            },
+            limits: self.limits.all().map(|limit| LimitStatus { name: limit.name(), max: limit.max(), used: limit.used() }).to_vec(),
+            failed_saves: self.limits.failed_saves.used(),
+            newest_failed_saves: self.failed.newest().await,
+            refused_tables: collections.refused().len() as u64,
+        }
+    }
+}
+
+/// Whether Postgres answered when a lane last asked.
+pub(super) fn postgres_up(lanes: &[LaneHandle]) -> bool {
+    lanes.iter().all(|lane| !matches!(*lane.state().borrow(), LaneState::Connecting | LaneState::Retrying { .. }))
+}
+
+fn flush_error(lane: &LaneHandle, why: NotFlushed) -> FlushError {
+    let lane_id = lane.id();
+    match why {
+        NotFlushed::Paused(reason) => FlushError::Paused { lane: lane_id, reason: reason.to_string() },
+        NotFlushed::Halted(reason) => {
+            let remedy = match &*lane.state().borrow() {
+                LaneState::Halted(halt) => halt.remedy.to_string(),
+                _ => String::new(),
+            };
+            FlushError::Halted { lane: lane_id, reason, remedy }
+        }
+        NotFlushed::Fenced => FlushError::Fenced { lane: lane_id },
+        NotFlushed::Stopped => FlushError::Stopping,
+    }
+}
+
+fn lane_status(lane: &LaneHandle) -> LaneStatus {
+    let seen = lane.status();
+    let now = Instant::now();
+    let mut shown = LaneStatus {
+        name: seen.name.to_string(),
+        state: state(&seen.state),
+        reason: String::new(),
+        remedy: String::new(),
+        position: seen.position,
+        backlog_objects: seen.backlog.footprint.objects,
+        backlog_bytes: seen.backlog.footprint.bytes,
+        backlog_saves: seen.backlog.saves,
+        oldest_accepted_at: seen.backlog.oldest_accepted_at,
+        pause_ends_at: None,
+        rows_written: seen.counts.rows,
+        transactions: seen.counts.transactions,
+    };
+    match seen.state {
+        LaneState::Paused { reason, until } => {
+            shown.reason = reason.to_string();
+            shown.pause_ends_at = Some(SystemTime::now() + until.saturating_duration_since(now));
+        }
+        LaneState::Halted(halt) => {
+            shown.reason = halt.reason;
+            shown.remedy = halt.remedy.into();
+        }
+        LaneState::Retrying { .. } => shown.reason = seen.last_error.map(|error| error.message).unwrap_or_default(),
+        _ => {}
+    }
+    shown
+}
+
+pub(super) fn state(state: &LaneState) -> status::LaneState {
+    match state {
+        LaneState::Connecting => status::LaneState::Connecting,
+        LaneState::Idle => status::LaneState::Idle,
+        LaneState::Waiting { .. } => status::LaneState::Gathering,
+        LaneState::Applying { .. } => status::LaneState::Applying,
+        LaneState::Retrying { .. } => status::LaneState::Retrying,
+        LaneState::Paused { .. } => status::LaneState::Paused,
+        LaneState::Halted(_) => status::LaneState::Halted,
+        LaneState::Fenced { .. } => status::LaneState::Fenced,
+        LaneState::Stopped => status::LaneState::Stopped,
+    }
+}
+
+fn collection_statuses(backlog: HashMap<CollectionId, Footprint>, collections: &Collections) -> Vec<CollectionStatus> {
+    let mut shown: Vec<_> = backlog
+        .into_iter()
+        .map(|(id, footprint)| CollectionStatus {
+            name: collections.get(id).name.to_string(),
+            backlog_objects: footprint.objects,
+            backlog_bytes: footprint.bytes,
+        })
+        .collect();
+    shown.sort_by(|a, b| a.name.cmp(&b.name));
+    shown
+}

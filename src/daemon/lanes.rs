@@ -1,0 +1,107 @@
+//! The lanes: who owns their position rows, and the tasks that run them.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::{catalog::SharedCollections, failed::FailedSaves, log::LaneLog, observe::Observer, target::LaneTarget};
+use crate::{
+    drain::{End, Lane, LaneBacklog, LaneHandle, LaneParts, Ownership},
+    journal::{Ledger, LedgerError, Monitor, Reader},
+    limits::Limits,
+    postgres::Postgres,
+    save::LaneId,
+    settings::Settings,
+};
+
+/// Tokens of earlier starts that a row is taken over from. A database that went back in time has an old one.
+const TOKENS_MAX: usize = 4_096;
+
+/// What the lanes are made of.
+pub(super) struct LaneMaker<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) limits: &'a Limits,
+    pub(super) postgres: &'a Postgres,
+    pub(super) journal: Uuid,
+    pub(super) ledger: &'a Ledger,
+    pub(super) reader: &'a Reader,
+    pub(super) monitor: &'a Monitor,
+    pub(super) collections: &'a SharedCollections,
+    pub(super) failed: &'a FailedSaves,
+    pub(super) observer: &'a Observer,
+    pub(super) take_over: bool,
+}
+
+impl LaneMaker<'_> {
+    /// Starts the lane of this number in `tasks`, with a token that is durable before anybody sees it.
+    pub(super) async fn start(
+        &self,
+        id: LaneId,
+        name: &str,
+        backlog: LaneBacklog,
+        tasks: &mut JoinSet<End>,
+    ) -> Result<LaneHandle, LedgerError> {
+        let name: Arc<str> = name.into();
+        let ownership = own(self.ledger, &name, self.take_over).await?;
+        let (monitor, observer) = (self.monitor.clone(), self.observer.clone());
+        let parts = LaneParts {
+            id,
+            name: Arc::clone(&name),
+            window: self.settings.lanes.get(&*name).map_or_else(Default::default, |lane| lane.window),
+            retry_wait_min: self.settings.drain.retry_wait_min,
+            retry_wait_max: self.settings.drain.retry_wait_max,
+            generation_objects_max: self.settings.drain.generation_objects_max,
+            statement_rows: self.settings.drain.statement_rows,
+            backlog,
+            failed_saves: Arc::clone(&self.limits.failed_saves),
+            target: LaneTarget {
+                postgres: self.postgres.clone(),
+                collections: self.collections.clone(),
+                failed: self.failed.clone(),
+                journal: self.journal,
+                lane: Arc::clone(&name),
+                lane_id: id,
+                owner: ownership.owner,
+                writer: None,
+                met: false,
+                observer,
+            },
+            log: LaneLog {
+                lane: id,
+                reader: self.reader.clone(),
+                monitor: monitor.clone(),
+                ledger: self.ledger.clone(),
+                collections: self.collections.clone(),
+                row_key: row_key(&name),
+            },
+            settle: Box::new(move |lane, position| monitor.settled(lane, position, true)),
+            ownership,
+        };
+        let (lane, handle) = Lane::new(parts);
+        tasks.spawn(lane.run());
+        Ok(handle)
+    }
+}
+
+/// Draws this start's token and makes it durable, before it is written to the position row.
+async fn own(ledger: &Ledger, lane: &str, take_over: bool) -> Result<Ownership, LedgerError> {
+    let (ledger, tokens_key, row_key) = (ledger.clone(), format!("owners/{lane}"), row_key(lane));
+    let owner = Uuid::new_v4();
+    let remembered = tokio::task::spawn_blocking(move || {
+        let mut tokens = ledger.get(&tokens_key)?.unwrap_or_default();
+        let known = tokens.as_chunks::<16>().0.iter().map(|bytes| Uuid::from_bytes(*bytes)).collect();
+        let surplus = (tokens.len() + 16).saturating_sub(TOKENS_MAX * 16);
+        tokens.drain(..surplus);
+        tokens.extend_from_slice(owner.as_bytes());
+        ledger.put(&tokens_key, &tokens)?;
+        Ok((known, ledger.get(&row_key)?.is_some()))
+    });
+    let (known, had_row) = remembered.await.expect("the ledger doesn't panic")?;
+    Ok(Ownership { owner, known, take_over, had_row })
+}
+
+/// Set in the ledger once the lane has had a position row.
+fn row_key(lane: &str) -> String {
+    format!("row/{lane}")
+}

@@ -1,0 +1,47 @@
+//! The journal as a lane sees it: its own saves, with numbers instead of names.
+
+use super::catalog::SharedCollections;
+use crate::{
+    drain::{Log, LogError},
+    journal::{Ledger, Monitor, ReadError, Reader},
+    save::{Accepted, LaneId, Sequence},
+};
+
+/// One lane's view of the journal.
+pub(super) struct LaneLog {
+    pub(super) lane: LaneId,
+    pub(super) reader: Reader,
+    pub(super) monitor: Monitor,
+    pub(super) ledger: Ledger,
+    pub(super) collections: SharedCollections,
+    /// The ledger's key for the row's existence.
+    pub(super) row_key: String,
+}
+
+impl Log for LaneLog {
+    async fn read(&self, after: Sequence, through: Sequence, bytes_max: u64) -> Result<Vec<Accepted>, LogError> {
+        let mut after = after;
+        loop {
+            let entries = self.reader.read(after, through, bytes_max as usize).await.map_err(|error| match error {
+                ReadError::Gone { oldest } => LogError::Forgotten { oldest },
+                _ => LogError::Broken(error.to_string()),
+            })?;
+            let Some(last) = entries.last().map(|entry| entry.sequence) else { return Ok(Vec::new()) };
+            let ours: Vec<_> = entries.into_iter().filter(|entry| entry.record.lane == self.lane).collect();
+            if !ours.is_empty() {
+                return Ok(self.collections.number(ours));
+            }
+            after = last;
+        }
+    }
+
+    fn last(&self) -> Sequence {
+        self.monitor.stats().last
+    }
+
+    async fn note_row(&self) -> Result<(), LogError> {
+        let (ledger, key) = (self.ledger.clone(), self.row_key.clone());
+        let noted = tokio::task::spawn_blocking(move || ledger.put(&key, b"1")).await.expect("the ledger doesn't panic");
+        noted.map_err(|error| LogError::Broken(error.to_string()))
+    }
+}

@@ -1,0 +1,179 @@
+//! What the stages tell and show, as metrics.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::control::{Controls, postgres_up, state};
+use crate::{
+    backlog::Generation,
+    grpc::{self, Health},
+    metrics::{
+        CollectionObservation, JournalObservation, LaneObservation, LaneState, LimitObservation, Metrics, Observation, Refused,
+        RetryReason, RowOp, Rpc, TransactionResult,
+    },
+    postgres::{Action, ApplyError, Postgres, RowsWritten, Written},
+    save::{Accepted, CollectionId, LaneId},
+    status,
+};
+
+/// Tells the metrics what happened. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Observer(pub(super) Metrics);
+
+impl Observer {
+    /// A writing transaction of a lane ended.
+    pub(super) fn transaction_ended(&self, lane: LaneId, ended: &Result<Written, ApplyError>, elapsed: Duration) {
+        let result = match ended {
+            Ok(_) => TransactionResult::Committed,
+            Err(ApplyError::InDoubt(_)) => TransactionResult::InDoubt,
+            Err(ApplyError::Failed(failure)) if failure.sqlstate.is_none() => TransactionResult::Lost,
+            Err(_) => TransactionResult::RolledBack,
+        };
+        self.0.transaction_ended(usize::from(lane.0), result, elapsed);
+        match ended {
+            Ok(_) => {}
+            Err(ApplyError::Fence) => self.0.drain_retried(RetryReason::PositionMoved),
+            Err(ApplyError::InDoubt(_)) => self.0.drain_retried(RetryReason::Connection),
+            Err(ApplyError::Failed(failure)) => self.0.drain_retried(retry_reason(failure.action)),
+        }
+    }
+
+    /// A transaction was committed: a generation's rows, or saves given up.
+    pub(super) fn settled(&self, generation: Option<&Generation>, given_up: &[Accepted], written: &Written) {
+        for (collection, rows) in &written.collections {
+            self.rows(*collection, *rows);
+        }
+        for save in given_up {
+            self.0.saves_failed(index(save.save.collection), 1);
+        }
+        let Some(generation) = generation else { return };
+        for (collection, fold) in &generation.collections {
+            let saves = fold.objects.values().map(|object| object.saves).sum::<u64>();
+            self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64);
+            self.0.saves_folded(index(*collection), saves - fold.objects.len() as u64);
+        }
+        // A clock that was set back makes no save older than it is.
+        let age = generation.oldest_accepted_at.and_then(|at| SystemTime::now().duration_since(at).ok());
+        age.into_iter().for_each(|age| self.0.generation_persisted(age));
+    }
+
+    fn rows(&self, collection: CollectionId, rows: RowsWritten) {
+        let kinds =
+            [(RowOp::Update, rows.updated), (RowOp::Insert, rows.inserted), (RowOp::Delete, rows.deleted), (RowOp::Append, rows.appended)];
+        for (op, count) in kinds {
+            self.0.rows_written(index(collection), op, count);
+        }
+    }
+}
+
+fn index(collection: CollectionId) -> usize {
+    collection.0 as usize
+}
+
+fn retry_reason(action: Action) -> RetryReason {
+    match action {
+        Action::Reconnect | Action::ReconnectThenHalt | Action::InDoubt => RetryReason::Connection,
+        Action::RetryThenShrink => RetryReason::Conflict,
+        Action::Retry | Action::Shrink => RetryReason::Timeout,
+        Action::RetryThenHalt => RetryReason::Resources,
+        Action::Halve | Action::RowsOwn | Action::RetryThenHalve => RetryReason::Halved,
+        Action::Unclear | Action::Halt => RetryReason::Other,
+    }
+}
+
+impl grpc::Events for Observer {
+    fn saves_accepted(&self, collection: CollectionId, count: u64) {
+        self.0.saves_accepted(index(collection), count);
+    }
+
+    fn saves_refused(&self, collection: Option<CollectionId>, reason: &'static str, count: u64) {
+        let reason = Refused::ALL.into_iter().find(|known| known.label().eq_ignore_ascii_case(reason));
+        self.0.saves_refused(collection.map(index), reason.unwrap_or(Refused::InvalidSave), count);
+    }
+
+    fn saves_deduplicated(&self, collection: CollectionId, count: u64) {
+        self.0.saves_deduplicated(index(collection), count);
+    }
+
+    fn acknowledged(&self, rpc: grpc::Rpc, after: Duration) {
+        self.0.acknowledged(label(rpc), after);
+    }
+
+    fn call_started(&self, rpc: grpc::Rpc) {
+        self.0.call_started(label(rpc));
+    }
+
+    fn call_ended(&self, rpc: grpc::Rpc) {
+        self.0.call_ended(label(rpc));
+    }
+}
+
+fn label(rpc: grpc::Rpc) -> Rpc {
+    match rpc {
+        grpc::Rpc::Save => Rpc::Save,
+        grpc::Rpc::SaveBatch => Rpc::SaveBatch,
+        grpc::Rpc::SaveStream => Rpc::SaveStream,
+        grpc::Rpc::Flush => Rpc::Flush,
+    }
+}
+
+/// What a scrape finds.
+pub(super) fn observation(controls: &Arc<Controls>, health: &Health, postgres: &Postgres) -> Observation {
+    let journal = controls.journal.stats();
+    let (known, mut collections) = (controls.collections.now(), Vec::new());
+    for lane in &controls.lanes {
+        for (id, footprint) in lane.backlog().by_collection() {
+            let collection = at(&mut collections, id);
+            collection.backlog_objects += footprint.objects;
+            collection.backlog_bytes += footprint.bytes;
+        }
+    }
+    for (name, count) in controls.failed.open() {
+        if let Some((id, _)) = known.numbers(&name, None) {
+            at(&mut collections, id).failed_saves = count;
+        }
+    }
+    let lanes = controls.lanes.iter().map(|lane| {
+        let seen = lane.status();
+        let oldest_age = seen.backlog.oldest_accepted_at.and_then(|at| SystemTime::now().duration_since(at).ok());
+        LaneObservation { state: lane_state(state(&seen.state)), oldest_age }
+    });
+    let lanes: Vec<_> = lanes.collect();
+    Observation {
+        ready: health.is_serving(),
+        paused: lanes.iter().any(|lane| lane.state == LaneState::Paused),
+        postgres_up: postgres_up(&controls.lanes),
+        postgres_connections: postgres.connections() as u64,
+        limits: controls.limits.all().map(|limit| LimitObservation { name: limit.name(), max: limit.max(), used: limit.used() }).to_vec(),
+        collections,
+        lanes,
+        journal: JournalObservation {
+            bytes: controls.limits.journal_bytes.used(),
+            free_bytes: journal.free_bytes,
+            retained: journal.retained,
+        },
+    }
+}
+
+fn at(collections: &mut Vec<CollectionObservation>, id: CollectionId) -> &mut CollectionObservation {
+    if collections.len() <= index(id) {
+        collections.resize(index(id) + 1, CollectionObservation::default());
+    }
+    &mut collections[index(id)]
+}
+
+fn lane_state(state: status::LaneState) -> LaneState {
+    match state {
+        status::LaneState::Connecting => LaneState::Connecting,
+        status::LaneState::Idle => LaneState::Idle,
+        status::LaneState::Gathering => LaneState::Gathering,
+        status::LaneState::Applying => LaneState::Applying,
+        status::LaneState::Retrying => LaneState::Retrying,
+        status::LaneState::Paused => LaneState::Paused,
+        status::LaneState::Halted => LaneState::Halted,
+        status::LaneState::Fenced => LaneState::Fenced,
+        status::LaneState::Stopped => LaneState::Stopped,
+    }
+}

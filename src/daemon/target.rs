@@ -1,0 +1,138 @@
+//! Postgres as a lane sees it: the writer's connection, made when needed, and what its errors ask for.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use super::{catalog::SharedCollections, failed::FailedSaves, observe::Observer};
+use crate::{
+    collections::Collections,
+    drain::{Target, What, Work},
+    postgres::{self, Action, ApplyError, FailedSave, Failure, PositionRow, Postgres, SaveKind, Writer, Written},
+    save::{Accepted, Change, LaneId, Sequence},
+};
+
+/// One lane's way to Postgres.
+pub(super) struct LaneTarget {
+    pub(super) postgres: Postgres,
+    pub(super) collections: SharedCollections,
+    pub(super) failed: FailedSaves,
+    pub(super) journal: Uuid,
+    pub(super) lane: Arc<str>,
+    pub(super) lane_id: LaneId,
+    /// This start's token.
+    pub(super) owner: Uuid,
+    pub(super) writer: Option<Writer>,
+    /// Whether Postgres has been asked what only a first contact asks.
+    pub(super) met: bool,
+    pub(super) observer: Observer,
+}
+
+/// How often an idle lane looks whether its connection is still there: at a flag, the server is asked nothing.
+const LOST_CHECK: Duration = Duration::from_secs(10);
+
+impl LaneTarget {
+    /// The connection, if there is a sound one. Out of our hands while it is used: should the call be dropped, it goes too.
+    fn take_writer(&mut self) -> Option<Writer> {
+        self.writer.take().filter(Writer::is_usable)
+    }
+
+    /// What only a first contact asks: a start without Postgres worked with what the journal remembers.
+    async fn meet(&mut self) -> Result<(), Failure> {
+        if !self.met {
+            self.collections.ensure_fresh().await?;
+            self.met = true;
+        }
+        Ok(())
+    }
+}
+
+impl Target for LaneTarget {
+    async fn contact(&mut self) -> Result<Option<PositionRow>, Failure> {
+        let mut writer = match self.take_writer() {
+            Some(writer) => writer,
+            None => self.postgres.writer(self.journal, &self.lane, self.owner).await?,
+        };
+        let row = writer.read_position().await?;
+        self.writer = Some(writer);
+        self.meet().await?;
+        Ok(row)
+    }
+
+    async fn count_failed(&mut self) -> Result<u64, Failure> {
+        self.failed.count().await
+    }
+
+    async fn claim(&mut self, read: Option<PositionRow>) -> Result<(), ApplyError> {
+        if read.is_none() {
+            self.postgres.ensure_schema().await?;
+        }
+        let mut writer = self.take_writer().ok_or_else(gone)?;
+        let claimed = writer.claim(read, Sequence::ZERO).await;
+        self.writer = Some(writer);
+        claimed
+    }
+
+    async fn refresh(&mut self) -> Result<(), Failure> {
+        self.collections.refresh().await.map(drop)
+    }
+
+    async fn apply(&mut self, work: Work<'_>) -> Result<Written, ApplyError> {
+        let collections = self.collections.now();
+        let (generation, given_up, failed): (_, &[Accepted], _) = match work.what {
+            What::Generation(generation) => (Some(generation), &[], Vec::new()),
+            What::Failed(saves, why) => (None, saves, saves.iter().map(|save| failed_save(save, why, &collections)).collect()),
+        };
+        let Work { after, through, .. } = work;
+        let statement_rows = usize::try_from(work.statement_rows).unwrap_or(usize::MAX);
+        let work = postgres::Work { collections: &collections, after, through, generation, failed: &failed, statement_rows };
+        // Never over a new connection: the position row is read first.
+        let mut writer = self.take_writer().ok_or_else(gone)?;
+        let began = Instant::now();
+        let applied = writer.apply(&work).await;
+        self.writer = Some(writer);
+        self.observer.transaction_ended(self.lane_id, &applied, began.elapsed());
+        if let Ok(written) = &applied {
+            failed.iter().for_each(|save| self.failed.add(&save.collection));
+            self.observer.settled(generation, given_up, written);
+        }
+        applied
+    }
+
+    fn disconnect(&mut self) {
+        self.writer = None;
+    }
+
+    async fn lost(&mut self) {
+        while self.writer.as_ref().is_some_and(Writer::is_usable) {
+            tokio::time::sleep(LOST_CHECK).await;
+        }
+    }
+}
+
+fn gone() -> Failure {
+    Failure::local(Action::Reconnect, "the connection is gone")
+}
+
+fn failed_save(accepted: &Accepted, why: &Failure, collections: &Collections) -> FailedSave {
+    let save = &accepted.save;
+    let (kind, body) = match &save.change {
+        Change::Set(body) => (SaveKind::Set, Some(body)),
+        Change::Append(body) => (SaveKind::Append, Some(body)),
+        Change::Delete => (SaveKind::Delete, None),
+    };
+    FailedSave {
+        sequence: accepted.sequence,
+        collection: collections.get(save.collection).name.to_string(),
+        key: save.key.parts().map(str::to_owned).collect(),
+        kind,
+        body: body.map(|body| body.as_str().to_owned()),
+        sqlstate: why.sqlstate.as_deref().map(str::to_owned),
+        constraint: why.constraint.as_deref().map(str::to_owned),
+        message: why.message.to_string(),
+        accepted_at: save.accepted_at,
+    }
+}
