@@ -30,12 +30,16 @@
 
 #[cfg(feature = "daemon")]
 pub mod backlog;
+#[cfg(feature = "daemon")]
+pub mod bench;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "daemon")]
 pub mod collections;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod demo;
 #[cfg(feature = "daemon")]
 pub mod dev;
 #[cfg(feature = "daemon")]

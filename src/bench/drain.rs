@@ -1,0 +1,75 @@
+//! How fast a full backlog gets into Postgres.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde::Serialize;
+
+use super::{load, pause, target::Target};
+use crate::client::{Client, StreamOptions};
+
+/// A flush of millions of rows takes its time.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// A run of `forebay bench drain`.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainOptions {
+    /// Objects to save before the drain begins.
+    pub rows: u64,
+}
+
+/// What `forebay bench drain` prints, in this order.
+#[derive(Clone, Debug, Serialize)]
+pub struct DrainReport {
+    rows: u64,
+    rows_per_second: u64,
+    commits: u64,
+}
+
+impl DrainReport {
+    /// For people, in one line.
+    pub fn text(&self) -> String {
+        format!("{} rows/s ({} rows in {} commits)", self.rows_per_second, self.rows, self.commits)
+    }
+}
+
+/// Fills the backlog while the drain is paused, resumes it and times it.
+///
+/// # Errors
+/// No private Postgres, a daemon that doesn't start, or rows that don't arrive.
+pub async fn drain(options: DrainOptions) -> anyhow::Result<DrainReport> {
+    ensure!(options.rows > 0, "--rows is 0: there would be nothing to drain");
+    let target = Target::start(None).await?;
+    let client = Client::connect(target.address()).await.context("connect to the daemon")?;
+    pause(&client).await?;
+    fill(&client, options.rows).await?;
+    let (_, before) = written(&client).await?;
+    let start = Instant::now();
+    client.resume(false).await.context("resume the drain")?;
+    client.flush(&[], FLUSH_TIMEOUT).await.context("wait for the drain")?;
+    let elapsed = start.elapsed();
+    let (_, after) = written(&client).await?;
+    let rows = target.rows().await?;
+    target.stop().await?;
+    ensure!(rows == options.rows, "{} rows were saved and {rows} are in Postgres", options.rows);
+    let rows_per_second = (rows as f64 / elapsed.as_secs_f64()).round() as u64;
+    Ok(DrainReport { rows, rows_per_second, commits: after - before })
+}
+
+async fn fill(client: &Client, rows: u64) -> anyhow::Result<()> {
+    let stream = client.save_stream_with(StreamOptions { unacknowledged_max: 4_000, ..StreamOptions::default() });
+    for key in 0..rows {
+        stream.send(load::save(key, key).into()).await.context("fill the backlog")?;
+    }
+    let finished = stream.finish().await.context("fill the backlog")?;
+    match finished.refused.into_iter().next() {
+        Some(refused) => Err(refused.error).context("fill the backlog"),
+        None => Ok(()),
+    }
+}
+
+/// Rows written and transactions committed by this run of the daemon.
+async fn written(client: &Client) -> anyhow::Result<(u64, u64)> {
+    let status = client.status().await.context("read the daemon's status")?;
+    Ok(status.lanes.iter().fold((0, 0), |(rows, commits), lane| (rows + lane.rows_written, commits + lane.transactions)))
+}

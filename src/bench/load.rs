@@ -1,0 +1,84 @@
+//! The loads that speed is measured with.
+
+use super::Load;
+use crate::proto;
+
+/// The table of the loads.
+pub(super) const SCHEMA: &str = "
+    create table players (
+        id bigint primary key,
+        name text not null,
+        level integer not null,
+        score bigint not null,
+        seen_at timestamptz not null,
+        inventory jsonb not null
+    )";
+
+pub(super) const COLLECTION: &str = "players";
+
+const BODY_BYTES: usize = 300;
+/// Before the digits of the score, ten of them, that differ from save to save.
+const HEAD: &str = r#"{"name":"player of the reference load","level":42,"seen_at":"2026-01-02T03:04:05.678Z","inventory":""#;
+const TAIL: &str = r#"","score":"#;
+const SCORE_DIGITS: usize = 10;
+const SCORE_MIN: u64 = 1_000_000_000;
+
+impl Load {
+    pub(super) fn objects(self) -> u64 {
+        match self {
+            Self::Reference => 50_000,
+            Self::Hot => 1_000,
+        }
+    }
+
+    /// The `n`th save: uniform over the objects (7919 is coprime to their number), each time with another score.
+    pub(super) fn save(self, n: u64) -> proto::Save {
+        save(n * 7_919 % self.objects(), n)
+    }
+}
+
+/// A save of one object.
+pub(super) fn save(key: u64, score: u64) -> proto::Save {
+    proto::Save {
+        collection: COLLECTION.to_owned(),
+        key: vec![key.to_string()],
+        change: Some(proto::save::Change::Json(body(score).into())),
+        add: Vec::new(),
+    }
+}
+
+fn body(score: u64) -> Vec<u8> {
+    let mut body = Vec::with_capacity(BODY_BYTES);
+    body.extend_from_slice(HEAD.as_bytes());
+    body.resize(BODY_BYTES - TAIL.len() - SCORE_DIGITS - 1, b'x');
+    body.extend_from_slice(TAIL.as_bytes());
+    let mut digits = [b'0'; SCORE_DIGITS];
+    let mut rest = SCORE_MIN + score % SCORE_MIN;
+    for digit in digits.iter_mut().rev() {
+        *digit += (rest % 10) as u8;
+        rest /= 10;
+    }
+    body.extend_from_slice(&digits);
+    body.push(b'}');
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_300_bytes_of_json_with_five_columns() {
+        let body = body(77);
+        assert_eq!(body.len(), BODY_BYTES);
+        let value: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(value.as_object().expect("an object").len(), 5);
+        assert_eq!(value["score"], SCORE_MIN + 77);
+    }
+
+    #[test]
+    fn the_loads_reach_every_object() {
+        let keys: std::collections::BTreeSet<_> = (0..1_000).map(|n| Load::Hot.save(n).key).collect();
+        assert_eq!(keys.len(), 1_000);
+    }
+}

@@ -1,0 +1,87 @@
+//! What is measured: a daemon in this process with a private Postgres of its own, or one that runs elsewhere.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use tempfile::TempDir;
+
+use super::load;
+use crate::{
+    daemon,
+    sandbox::{Database, Sandbox, SandboxOptions},
+    settings::Settings,
+};
+
+/// Ends what it started when stopped, or dropped.
+#[derive(Debug)]
+pub(super) struct Target {
+    address: String,
+    own: Option<Own>,
+}
+
+/// What we started. The daemon goes first.
+#[derive(Debug)]
+struct Own {
+    daemon: daemon::Running,
+    postgres: Sandbox,
+    journal: TempDir,
+}
+
+impl Target {
+    /// A daemon of our own, unless there is an address of another.
+    pub(super) async fn start(address: Option<&str>) -> anyhow::Result<Self> {
+        match address {
+            Some(address) => Ok(Self { address: address.to_owned(), own: None }),
+            None => Self::start_own().await,
+        }
+    }
+
+    async fn start_own() -> anyhow::Result<Self> {
+        let postgres = tokio::task::spawn_blocking(|| Sandbox::create(SandboxOptions::default()))
+            .await
+            .context("start a private Postgres")?
+            .context("start a private Postgres")?;
+        Database::connect(&postgres.url()).await?.run(load::SCHEMA).await.context("make the table")?;
+        // Beside the working directory: a temporary file system in memory would sync for free.
+        let journal = tempfile::Builder::new().prefix(".forebay-bench-").tempdir_in(".").context("make a directory for the journal")?;
+        let daemon = daemon::start(settings(&postgres, &journal)).await.map_err(|failure| failure.during("start the daemon").error)?;
+        let address = daemon.grpc_address().to_string();
+        Ok(Self { address, own: Some(Own { daemon, postgres, journal }) })
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Rows of the table in our own Postgres.
+    pub(super) async fn rows(&self) -> anyhow::Result<u64> {
+        let own = self.own.as_ref().context("the rows of another's Postgres are not ours to count")?;
+        let database = Database::connect(&own.postgres.url()).await?;
+        let count = database.value(&format!("select count(*) from {}", load::COLLECTION)).await?;
+        count.context("count gives a number")?.parse().context("count gives a number")
+    }
+
+    /// Stops what we started.
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        let Some(Own { daemon, postgres, journal }) = self.own else { return Ok(()) };
+        // What is left of a paused backlog goes with the journal.
+        daemon.stop().await.map_err(|failure| failure.during("stop the daemon").error)?;
+        drop(postgres);
+        journal.close().context("remove the journal")
+    }
+}
+
+/// The defaults, on free ports, with room for any run.
+fn settings(postgres: &Sandbox, journal: &TempDir) -> Settings {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut settings = Settings::default();
+    settings.grpc.listen = any;
+    settings.http.listen = any;
+    settings.journal.directory = journal.path().to_owned();
+    settings.postgres.url = Some(postgres.url().into());
+    settings.backlog.objects_max = u64::MAX / 2;
+    settings.backlog.bytes_max = u64::MAX / 2;
+    settings.stop.drain_timeout = std::time::Duration::ZERO;
+    settings.log.level = "warn".to_owned();
+    settings
+}

@@ -1,0 +1,164 @@
+//! The daemon as a process of its own: this program, `serve`.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::TcpListener,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::client::{Client, RetryPolicy};
+
+/// The first start reads the catalog.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// To see the end of a recovery to within milliseconds.
+const POLL_WAIT: Duration = Duration::from_millis(5);
+/// Of what the daemon prints, kept for when it fails.
+const LINES_MAX: usize = 20;
+
+/// Killed when dropped; its journal goes with it.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    child: Child,
+    client: Client,
+    start: StartOptions,
+    lines: Lines,
+}
+
+/// The same for every start.
+#[derive(Debug)]
+struct StartOptions {
+    postgres: String,
+    grpc: String,
+    http: String,
+    journal: TempDir,
+}
+
+type Lines = Arc<Mutex<VecDeque<String>>>;
+
+impl Daemon {
+    /// Starts it and waits until it serves.
+    pub(super) async fn start(postgres: &str) -> anyhow::Result<Self> {
+        // Beside the working directory: a temporary file system in memory would sync for free.
+        let journal = tempfile::Builder::new().prefix(".forebay-demo-").tempdir_in(".").context("make a directory for the journal")?;
+        let (grpc, http) = (free_address().context("find a free port")?, free_address().context("find a free port")?);
+        let start = StartOptions { postgres: postgres.to_owned(), grpc, http, journal };
+        let retry = RetryPolicy { wait_min: POLL_WAIT, wait_max: POLL_WAIT, ..RetryPolicy::default() };
+        let client = Client::builder(&start.grpc).retry(retry).connect_lazy().context("connect to the daemon")?;
+        let lines = Lines::default();
+        let child = start.spawn(&lines)?;
+        let mut daemon = Self { child, client, start, lines };
+        daemon.serves().await?;
+        Ok(daemon)
+    }
+
+    pub(super) fn address(&self) -> String {
+        self.start.grpc.clone()
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// SIGKILL, and a new start at once. How long that took to serve.
+    pub(super) async fn kill_and_start(&mut self) -> anyhow::Result<Duration> {
+        self.child.kill().await.context("kill the daemon")?;
+        let start = Instant::now();
+        self.child = self.start.spawn(&self.lines)?;
+        self.serves().await?;
+        Ok(start.elapsed())
+    }
+
+    /// SIGTERM, and its end.
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+        let id = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("the daemon has ended by itself")?;
+        kill_process(id, Signal::TERM).context("stop the daemon")?;
+        let status = timeout(STOP_TIMEOUT, self.child.wait()).await.context("the daemon doesn't stop")?.context("stop the daemon")?;
+        if status.success() { Ok(()) } else { bail!("the daemon ended with {status}:\n{}", self.said()) }
+    }
+
+    /// Waits until it does more than listen: recovery is over, the catalog is known.
+    async fn serves(&mut self) -> anyhow::Result<()> {
+        let answer = tokio::select! {
+            answer = timeout(START_TIMEOUT, self.client.list_collections()) => answer,
+            status = self.child.wait() => bail!("the daemon ended with {}:\n{}", status?, said(&self.lines)),
+        };
+        match answer {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => bail!("the daemon doesn't serve: {error}\n{}", self.said()),
+            Err(_) => bail!("the daemon doesn't serve within {START_TIMEOUT:?}:\n{}", self.said()),
+        }
+    }
+
+    fn said(&self) -> String {
+        said(&self.lines)
+    }
+}
+
+impl StartOptions {
+    fn spawn(&self, lines: &Lines) -> anyhow::Result<Child> {
+        let program = std::env::current_exe().context("find this program")?;
+        let mut command = Command::new(program);
+        // Settings meant for another daemon must not reach this one.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FOREBAY__")) {
+            command.env_remove(name);
+        }
+        command.arg("serve").env("DATABASE_URL", &self.postgres);
+        let journal = self.journal.path().display().to_string();
+        for (key, value) in [("grpc.listen", &self.grpc), ("http.listen", &self.http), ("journal.directory", &journal)] {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("start the daemon")?;
+        keep(child.stdout.take(), lines);
+        keep(child.stderr.take(), lines);
+        Ok(child)
+    }
+}
+
+/// Keeps the last lines of what comes; ends with the process.
+fn keep(output: Option<impl AsyncRead + Send + Unpin + 'static>, lines: &Lines) {
+    let Some(output) = output else { return };
+    let lines = Arc::clone(lines);
+    tokio::spawn(async move {
+        let mut output = BufReader::new(output).lines();
+        while let Ok(Some(line)) = output.next_line().await {
+            let mut lines = lines.lock().expect("no holder panics");
+            if lines.len() == LINES_MAX {
+                lines.pop_front();
+            }
+            lines.push_back(line);
+        }
+    });
+}
+
+fn said(lines: &Lines) -> String {
+    lines.lock().expect("no holder panics").make_contiguous().join("\n")
+}
+
+/// Below the ephemeral ports: on one of those, a client that tries again and again to reach a killed daemon may end up
+/// connected to itself.
+fn free_address() -> io::Result<String> {
+    const ATTEMPTS: usize = 200;
+    (0..ATTEMPTS)
+        .map(|_| format!("127.0.0.1:{}", fastrand::u16(20_000..32_000)))
+        .find(|address| TcpListener::bind(address).is_ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, "no port between 20000 and 31999 is free"))
+}
