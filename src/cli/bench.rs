@@ -1,0 +1,109 @@
+//! `forebay bench`: measures.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use forebay::{
+    bench::{self, DrainOptions, Load, Mode, SaveOptions},
+    exit::{Exit, Failure, OrExit},
+};
+use serde::Serialize;
+
+use super::run_to_end;
+
+/// Measures how fast saves are acknowledged, and drained.
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// How fast saves are acknowledged, by a daemon of its own with a private Postgres, or by the target.
+    Save(SaveArgs),
+    /// How fast a full backlog gets into a private Postgres.
+    Drain(DrainArgs),
+}
+
+#[derive(Args)]
+struct SaveArgs {
+    /// One save a call, a hundred a call, or a stream.
+    #[arg(long, value_enum, default_value = "unary")]
+    mode: Mode,
+    /// 50,000 objects or 1,000; 300 bytes of JSON.
+    #[arg(long, value_enum, default_value = "reference")]
+    load: Load,
+    /// Callers at once, or streams.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    callers: u32,
+    /// How long.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Hold the drain: measures the front half alone.
+    #[arg(long)]
+    paused: bool,
+    /// The daemon to measure, like 127.0.0.1:7420; it needs the table of the load.
+    #[arg(long, value_name = "ADDRESS")]
+    target: Option<String>,
+    /// Saves per second that are due whether earlier ones are answered or not; latency counts from when they were due.
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
+    rate: Option<f64>,
+    /// Print the result as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct DrainArgs {
+    /// Objects to save before the drain begins.
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    rows: u64,
+    /// Print the result as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    match arguments.command {
+        Command::Save(arguments) => {
+            let json = arguments.json;
+            let report = run_to_end(bench::save(arguments.options()), "bench")?;
+            print(json, &report, &report.text())
+        }
+        Command::Drain(arguments) => {
+            let report = run_to_end(bench::drain(DrainOptions { rows: arguments.rows }), "bench")?;
+            print(arguments.json, &report, &report.text())
+        }
+    }
+}
+
+impl SaveArgs {
+    fn options(self) -> SaveOptions {
+        SaveOptions {
+            mode: self.mode,
+            load: self.load,
+            callers: self.callers as usize,
+            time: Duration::from_secs(self.seconds),
+            paused: self.paused,
+            target: self.target,
+            rate: self.rate,
+        }
+    }
+}
+
+fn print(json: bool, report: &impl Serialize, text: &str) -> Result<Exit, Failure> {
+    if json {
+        println!("{}", serde_json::to_string(report).or_exit(Exit::Internal, "write the report")?);
+    } else {
+        println!("{text}");
+    }
+    Ok(Exit::Success)
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.1..=10_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("a rate is a number of saves per second, from 0.1 to 10000000".to_owned()),
+    }
+}
