@@ -1,0 +1,243 @@
+//! What stands around the daemon: the tools, the examples and the contract.
+
+use std::{fs, path::Path, process::Output};
+
+use forebay::proto::FlushRequest;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::support::{
+    Database, Setup, database_rows as rows, directory, forebay,
+    saves::{batch, delete, set},
+};
+
+const SCHEMA: &str = "create table players (id bigint primary key, name text, level int)";
+
+/// What the examples leave: a guild, a player and the items that were not deleted.
+const DEV_ROWS: &str = "select guilds.name, players.name, level, gold, extra, \
+     (select string_agg(kind, ',' order by slot) from items where player_id = players.id) \
+     from players join guilds on guilds.id = guild_id";
+
+/// The last line of what a program printed, as JSON; panics with all of it unless the program succeeded.
+fn last_line(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}\n{text}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The fields of an object, sorted.
+fn fields(object: &Value) -> Vec<&str> {
+    object.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_loses_nothing() {
+    let report = last_line(&forebay().args(["demo", "--json"]).output().await.expect("it runs"));
+    let mut expected = [
+        "acknowledged",
+        "rows_written",
+        "ack_p50_us",
+        "ack_p99_us",
+        "ack_p99_us_outage",
+        "recovered_saves",
+        "recovery_ms",
+        "lost",
+        "stale",
+    ];
+    expected.sort_unstable();
+    assert_eq!(fields(&report), expected);
+    assert_eq!((&report["lost"], &report["stale"]), (&json!(0), &json!(0)), "{report}");
+    assert!(report["acknowledged"].as_u64().is_some_and(|count| count >= 200_000), "{report}");
+    assert!(report["rows_written"].as_u64() < report["acknowledged"].as_u64(), "saves are folded: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_benches_print_what_they_measured() {
+    for mode in ["unary", "batch", "stream"] {
+        let arguments = ["bench", "save", "--mode", mode, "--load", "hot", "--callers", "4", "--seconds", "1", "--json"];
+        let result = last_line(&forebay().args(arguments).output().await.expect("it runs"));
+        assert_eq!(fields(&result), ["callers", "errors", "load", "mode", "p50_us", "p99_us", "saves_per_second"]);
+        assert_eq!((&result["mode"], &result["errors"]), (&json!(mode), &json!(0)), "{result}");
+        assert!(result["saves_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{result}");
+        assert_eq!(result["p50_us"].is_null(), mode == "stream", "{result}");
+    }
+    let result = last_line(&forebay().args(["bench", "drain", "--rows", "2000", "--json"]).output().await.expect("it runs"));
+    assert_eq!(fields(&result), ["commits", "rows", "rows_per_second"]);
+    assert_eq!(result["rows"], 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_saves_and_tells_errors() {
+    let (database, journal) = (Database::with(SCHEMA).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).start().await;
+    let script = format!(
+        "import forebay\n\
+         client = forebay.Client('{}')\n\
+         client.save('players', 42, {{'name': 'Ann', 'level': 3}})\n\
+         client.save_batch([forebay.Save('players', [n], {{'name': 'B'}}) for n in range(100)], atomic=True)\n\
+         client.save('players', 7, delete=True)\n\
+         try:\n    client.save('players', 1, {{'nam': 1}})\n    raise SystemExit('not refused')\n\
+         except forebay.Refused as error:\n    assert 'name' in str(error), error\n    assert error.reason == 'INVALID_SAVE', error.reason\n\
+         client.flush()\n",
+        daemon.grpc().await
+    );
+    python(["-c", &script]).await;
+    assert_eq!(database.rows("select count(*), max(level) from players").await, rows([[Some("99"), Some("3")]]));
+    daemon.stop().await;
+}
+
+/// Runs Python beside the client; panics with what it wrote unless it succeeds.
+async fn python<'a>(arguments: impl IntoIterator<Item = &'a str>) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python");
+    succeeds(Command::new("python3").args(arguments).current_dir(directory)).await;
+}
+
+/// Runs a program; panics with what it wrote unless it succeeds.
+async fn succeeds(command: &mut Command) {
+    let output = command.kill_on_drop(true).output().await.expect("it runs");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
+}
+
+#[tokio::test]
+async fn the_python_client_holds_this_contract() {
+    python(["embed.py", "--check"]).await;
+}
+
+#[tokio::test]
+async fn the_python_client_tries_again_only_what_was_not_accepted() {
+    python(["test_forebay.py"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_values_arrive_exactly() {
+    let schema = "create table samples (part bytea, day date, n numeric, at timestamptz, id uuid, raw bytea, f float8, doc jsonb, \
+                  flag bool, ids int[], primary key (part, day))";
+    let (database, journal) = (Database::with(schema).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).start().await;
+    let script = format!(
+        "import datetime, forebay, uuid\n\
+         from decimal import Decimal\n\
+         at = datetime.datetime(2026, 1, 31, 12, 0, 0, 500000, datetime.timezone(datetime.timedelta(hours=2)))\n\
+         n = Decimal('12345678901234567890.1234567890123456789000')\n\
+         with forebay.Client('{}') as client:\n    \
+             client.save('samples', [b'\\x00\\xff', datetime.date(2026, 1, 31)], {{'n': n, 'at': at, 'id': uuid.UUID(int=10),\n        \
+                 'raw': b'\\xde\\xad', 'f': float('-inf'), 'doc': {{'n': n, 'it': ['\\u00e9\"', None]}}, 'flag': True, 'ids': [1, 2]}})\n    \
+             client.flush()\n    assert client.status().lanes[0].rows_written == 1\n",
+        daemon.grpc().await
+    );
+    python(["-c", &script]).await;
+    let row = database.rows("select part, day, n, at at time zone 'UTC', id, raw, f, doc, flag, ids from samples").await;
+    let expected = [
+        "\\x00ff",
+        "2026-01-31",
+        "12345678901234567890.1234567890123456789000",
+        "2026-01-31 10:00:00.5",
+        "00000000-0000-0000-0000-00000000000a",
+        "\\xdead",
+        "-Infinity",
+        r#"{"n": 12345678901234567890.1234567890123456789000, "it": ["é\"", null]}"#,
+        "t",
+        "{1,2}",
+    ];
+    assert_eq!(row, rows([expected.map(Some)]));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_example_saves() {
+    let (database, journal) = (Database::with(forebay::dev::TABLES).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).start().await;
+    python(["example.py", &daemon.grpc().await.to_string()]).await;
+    let expected = ["The Second", "Ann", "1", "7.50", r#"{"pets": 2}"#, "sword,shield"];
+    assert_eq!(database.rows(DEV_ROWS).await, rows([expected.map(Some)]));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_example_saves() {
+    let (database, journal) = (Database::with(forebay::dev::TABLES).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).start().await;
+    let mut example = Command::new(env!("CARGO"));
+    example.args(["run", "--locked", "--quiet", "--example", "save", "--", &daemon.grpc().await.to_string()]);
+    succeeds(example.current_dir(env!("CARGO_MANIFEST_DIR"))).await;
+    let expected = [Some("The Third"), Some("Bo"), Some("1000"), Some("0.00"), None, Some("sword,shield")];
+    assert_eq!(database.rows(DEV_ROWS).await, rows([expected]));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_can_be_verified_exported_and_salvaged_offline() {
+    let (mut database, parent) = (Database::alone(SCHEMA).await, directory());
+    let journal = parent.path().join("journal");
+    let setup = Setup::new(&journal, &database.url()).expect_in_log("postgres");
+    let daemon = setup.start().await;
+    database.stop_postgres();
+    let mut saves: Vec<_> = (0..10).map(|n| set("players", &[&n.to_string()], json!({"name": "x"}))).collect();
+    saves.push(delete("players", &["3"]));
+    // One group each: the later ones call the first synced, so its damage is none that a crash leaves.
+    for save in saves {
+        daemon.client().await.save_batch(batch(vec![save])).await.expect("accepted");
+    }
+    daemon.kill().await;
+    let run = |arguments: Vec<String>| async move { forebay().arg("journal").args(arguments).output().await.expect("it runs") };
+    let path = journal.display().to_string();
+    let verified = run(vec!["verify".to_owned(), path.clone()]).await;
+    assert!(verified.status.success(), "{verified:?}");
+    let exported = run(vec!["export".to_owned(), path.clone()]).await;
+    let lines: Vec<Value> =
+        String::from_utf8_lossy(&exported.stdout).lines().map(|line| serde_json::from_str(line).expect("NDJSON")).collect();
+    assert_eq!(lines.len(), 11, "{exported:?}");
+    assert_eq!((&lines[0]["collection"], &lines[0]["key"], &lines[0]["body"]["name"]), (&json!("players"), &json!(["0"]), &json!("x")));
+    assert_eq!(lines[10]["kind"], "delete");
+    damage(&journal.join("segments"));
+    let verified = run(vec!["verify".to_owned(), path.clone()]).await;
+    assert_eq!(verified.status.code(), Some(65), "{verified:?}");
+    let refused =
+        setup.clone().expect_in_log("damaged").expect_in_log("- segment").expect_in_log("nothing was changed").spawn().ended().await;
+    assert_eq!(refused.code, Some(65), "{:#?}", refused.log);
+    let rescued = parent.path().join("rescued");
+    let salvaged = run(vec!["salvage".to_owned(), path, rescued.display().to_string()]).await;
+    assert!(salvaged.status.success(), "{salvaged:?}");
+    assert!(run(vec!["verify".to_owned(), rescued.display().to_string()]).await.status.success());
+    database.start_postgres();
+    let daemon = Setup { journal: rescued, ..setup }.start().await;
+    daemon.client().await.flush(FlushRequest::default()).await.expect("a salvaged journal is a journal");
+    daemon.stop().await;
+}
+
+/// Flips every byte of the middle of each saved body that is found in the segments.
+fn damage(segments: &Path) {
+    let mut damaged = 0;
+    for segment in fs::read_dir(segments).expect("segments") {
+        let log = segment.expect("an entry").path().join("db");
+        let mut bytes = fs::read(&log).expect("the log can be read");
+        let found: Vec<_> = bytes.windows(8).enumerate().filter(|(_, window)| *window == b"\"name\":\"").map(|(at, _)| at).collect();
+        for at in found.iter().take(3) {
+            bytes[*at] ^= 0xff;
+            damaged += 1;
+        }
+        fs::write(&log, bytes).expect("the log can be written");
+    }
+    assert!(damaged > 0, "there was something to damage");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_is_lint_clean_and_reflected() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("buf").arg("lint").current_dir(root.join("proto")).output().await.expect("buf is installed by tests/run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let (database, journal) = (Database::with(SCHEMA).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).start().await;
+    let mut client = tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(daemon.channel().await);
+    let request = tonic_reflection::pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.expect("reflection answers").into_inner();
+    let answer = format!("{:?}", answers.message().await.expect("an answer"));
+    for service in ["forebay.v1.SaveService", "forebay.v1.AdminService", "grpc.health.v1.Health"] {
+        assert!(answer.contains(service), "{answer}");
+    }
+    daemon.stop().await;
+}

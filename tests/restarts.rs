@@ -1,0 +1,73 @@
+//! Restarts under load: with the shipped retry policy no call fails, and no save is lost or doubled.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use forebay::client::{Client, Save};
+
+use crate::support::{Database, Setup, directory, runs};
+
+const SCHEMA: &str = "
+    create table things (id text primary key, version bigint not null);
+    create table applied (number bigserial primary key, id text not null, version bigint not null);
+    create function note() returns trigger language plpgsql as
+        $$ begin insert into applied (id, version) values (new.id, new.version); return null; end $$;
+    create trigger note after insert or update on things for each row execute function note();
+";
+
+const CLIENTS: usize = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_ride_out_restarts() {
+    let restarts = runs("FOREBAY_RESTARTS", 5);
+    let (database, journal) = (Database::with(SCHEMA).await, directory());
+    let port = free_port();
+    let setup = Setup::new(journal.path(), &database.url()).set("grpc.listen", &format!("127.0.0.1:{port}"));
+    let mut daemon = setup.start().await;
+    let (ended, longest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|n| tokio::spawn(save_until(format!("http://127.0.0.1:{port}"), n, Arc::clone(&ended), Arc::clone(&longest))))
+        .collect();
+    for _ in 0..restarts {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let stopped = daemon.stop().await;
+        assert_eq!(stopped.code, Some(0));
+        daemon = setup.start().await;
+    }
+    ended.store(true, Ordering::Relaxed);
+    for (n, client) in clients.into_iter().enumerate() {
+        let saved = client.await.expect("no call fails");
+        assert!(saved > 0, "client {n} saved nothing");
+    }
+    daemon.client().await.flush(forebay::proto::FlushRequest::default()).await.expect("flushed");
+    daemon.stop().await;
+    let wrong =
+        "select count(*) from (select version <= lag(version) over (partition by id order by number) as wrong from applied) a where wrong";
+    assert_eq!(database.number(wrong).await, 0, "a version was applied twice or after a newer one");
+    println!("restarts: {restarts}, no call failed, longest call {} ms", longest.load(Ordering::Relaxed));
+}
+
+/// Saves rising versions of one object until told to end; every call has to succeed.
+async fn save_until(endpoint: String, n: usize, ended: Arc<AtomicBool>, longest: Arc<AtomicU64>) -> u64 {
+    let client = Client::connect(&endpoint).await.expect("connected");
+    let id = n.to_string();
+    let mut version = 0;
+    while !ended.load(Ordering::Relaxed) {
+        version += 1;
+        let start = Instant::now();
+        let save = Save::set("things", [id.as_str()], format!("{{\"version\":{version}}}"));
+        client.save(save).await.unwrap_or_else(|error| panic!("client {n}, version {version}: {error}"));
+        longest.fetch_max(u64::try_from(start.elapsed().as_millis()).expect("a short time"), Ordering::Relaxed);
+    }
+    version
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it is bound").port()
+}
