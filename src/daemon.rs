@@ -26,6 +26,7 @@ mod lanes;
 mod log;
 mod observe;
 mod page;
+mod streams;
 mod target;
 
 pub use self::core::journal_failure;

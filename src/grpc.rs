@@ -48,7 +48,7 @@ pub use append::{Append, AppendDone, AppendError};
 pub use control::{Control, FlushError};
 pub use events::{Events, Rpc};
 pub use health::Health;
-pub use streams::Streams;
+pub use streams::{Remembered, Streams};
 pub use ticket::Ticket;
 
 /// The ends of the other stages, given by `daemon`.

@@ -21,6 +21,7 @@ const SCHEMA: &str = "
 ";
 
 const CLIENTS: usize = 8;
+const RECOVERED: &str = "recovered what may not be in postgres yet";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_ride_out_restarts() {
@@ -70,4 +71,54 @@ async fn save_until(endpoint: String, n: usize, ended: Arc<AtomicBool>, longest:
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").port()
+}
+
+/// A stream that is reopened after a restart is told where to resume, and what it sends again is not saved again: after a
+/// clean stop, which notes the streams, and after a kill, which doesn't.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_remembered_across_restarts() {
+    let (database, journal) = (Database::with("create table log (line text not null)").await, directory());
+    let setup = Setup::new(journal.path(), &database.url()).set("collections.log.mode", "append").expect_in_log("postgres");
+    let id = "6f9619ff-8b86-4011-b42d-00c04fc964ff";
+    let daemon = setup.start().await;
+    assert_eq!(send(&daemon, id, 0..10).await, (None, 9));
+    daemon.stop().await;
+    let daemon = setup.start().await;
+    assert_eq!(daemon.logged(RECOVERED).await["streams_noted"], true, "a clean stop spares the start from reading the journal");
+    assert_eq!(send(&daemon, id, 5..20).await, (Some(9), 19));
+    daemon.kill().await;
+    let daemon = setup.start().await;
+    assert_eq!(daemon.logged(RECOVERED).await["streams_noted"], false);
+    assert_eq!(send(&daemon, id, 0..30).await, (Some(19), 29));
+    daemon.stop().await;
+    let daemon = setup.start().await;
+    assert_eq!(send(&daemon, id, 29..30).await, (Some(29), 29));
+    daemon.client().await.flush(forebay::proto::FlushRequest::default()).await.expect("flushed");
+    daemon.stop().await;
+    assert_eq!(database.number("select count(*) from log").await, 30);
+    assert_eq!(database.number("select count(distinct line) from log").await, 30);
+}
+
+/// Opens the stream, sends these offsets and reads until all are answered: where it was to resume, and the last answered.
+async fn send(daemon: &crate::support::Daemon, id: &str, offsets: std::ops::Range<u64>) -> (Option<u64>, u64) {
+    use forebay::proto::{SaveStreamRequest, save_stream_response::Event};
+    let last = offsets.end - 1;
+    let messages = offsets.enumerate().map(|(n, offset)| SaveStreamRequest {
+        stream_id: if n == 0 { id.to_owned() } else { String::new() },
+        offset,
+        saves: vec![crate::support::saves::set("log", &[], serde_json::json!({"line": format!("line {offset}")}))],
+        ..SaveStreamRequest::default()
+    });
+    let messages: Vec<_> = messages.collect();
+    let answers = daemon.client().await.save_stream(tokio_stream::iter(messages)).await.expect("the stream opens");
+    let (mut answers, mut resumed) = (answers.into_inner(), None);
+    while let Some(answer) = answers.message().await.expect("the stream goes on") {
+        match answer.event.expect("an event") {
+            Event::Opened(opened) => resumed = opened.known.then_some(opened.acknowledged_through),
+            Event::Acknowledged(acknowledged) if acknowledged.through == last => return (resumed, last),
+            Event::Acknowledged(_) => {}
+            Event::Refused(refused) => panic!("{refused:?}"),
+        }
+    }
+    panic!("the stream ended before everything was answered");
 }

@@ -14,13 +14,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Left, catalog::SharedCollections, control::Controls, failed::FailedSaves, lanes::LaneMaker, observe::Observer};
+use super::{Left, catalog::SharedCollections, control::Controls, failed::FailedSaves, lanes::LaneMaker, observe::Observer, streams};
 use crate::{
     collections::CollectionRules,
     drain::{End, LaneBacklog, LaneHandle, LaneState},
     exit::{Exit, Failure, OrExit},
     grpc::Streams,
-    journal::{self, Journal, OpenError, OpenOptions, Running},
+    journal::{self, Journal, LedgerError, OpenError, OpenOptions, Running},
     limits::{Limit, Limits},
     metrics::Metrics,
     postgres::Postgres,
@@ -139,6 +139,15 @@ impl Core {
         }
     }
 
+    /// Spares the next start from reading the whole journal for the streams that are remembered.
+    async fn note_streams(&self, deadline: Instant) {
+        let (ledger, streams, through) = (self.journal.ledger().clone(), Arc::clone(&self.streams), self.journal.monitor().stats().last);
+        let noted = tokio::task::spawn_blocking(move || streams::note(&ledger, &streams, through));
+        if !matches!(tokio::time::timeout_at(deadline, noted).await, Ok(Ok(Ok(())))) {
+            tracing::warn!("the save streams can't be noted: the next start reads the whole journal for them");
+        }
+    }
+
     /// No more appends; drains until the deadline; closes. What is left is in the journal.
     pub(super) async fn stop(mut self, settings: &Settings, deadline: Instant) -> Result<Left, Failure> {
         let drain_until = (Instant::now() + settings.stop.drain_timeout).min(deadline);
@@ -149,6 +158,7 @@ impl Core {
             self.lanes.abort_all();
         }
         let left = left(&self.controls.lanes);
+        self.note_streams(deadline).await;
         match tokio::time::timeout_at(deadline, self.journal.stop()).await {
             Ok(stopped) => stopped.or_exit(Exit::JournalIo, "stop the journal")?,
             // Its thread hangs in the disk: whoever waits for it waits for ever.
@@ -223,28 +233,34 @@ async fn recover(
     journal: &Running,
     collections: &SharedCollections,
     backlog: &LaneBacklog,
-    streams: &Streams,
+    streams: &Arc<Streams>,
     (after, last): (Sequence, Sequence),
 ) -> Result<(), Failure> {
     let reader = journal.reader();
-    // Streams are remembered as long as the journal is; folding begins at the position.
-    let (mut read, mut folded) = (journal.monitor().oldest(), 0_u64);
+    // Streams are remembered as long as the journal is: without a note of the last stop all of it is read. Folding begins at
+    // the position.
+    let noted = recall_streams(journal, streams, last).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
+    let (mut read, mut folded) = (if noted { after } else { journal.monitor().oldest() }, 0_u64);
     while read < last {
         let entries = reader.read(read, last, READ_BYTES).await.or_exit(Exit::JournalIo, "read the journal")?;
         let Some(end) = entries.last() else { break };
         read = end.sequence;
-        entries
-            .iter()
-            .filter_map(|entry| Some((entry.record.origin?, entry.sequence)))
-            .for_each(|(origin, at)| streams.observe(origin, at));
+        let origins = entries.iter().filter(|_| !noted).filter_map(|entry| Some((entry.record.origin?, entry.sequence)));
+        origins.for_each(|(origin, at)| streams.observe(origin, at));
         let pending: Vec<_> = entries.into_iter().filter(|entry| entry.sequence > after).collect();
         folded += pending.len() as u64;
         if !pending.is_empty() {
             backlog.recover(collections.number(pending));
         }
     }
-    tracing::info!(saves = folded, objects = backlog.summary().footprint.objects, "recovered what may not be in postgres yet");
+    let objects = backlog.summary().footprint.objects;
+    tracing::info!(saves = folded, objects, streams = streams.count(), streams_noted = noted, "recovered what may not be in postgres yet");
     Ok(())
+}
+
+async fn recall_streams(journal: &Running, streams: &Arc<Streams>, last: Sequence) -> Result<bool, LedgerError> {
+    let (ledger, streams) = (journal.ledger().clone(), Arc::clone(streams));
+    tokio::task::spawn_blocking(move || streams::recall(&ledger, &streams, last)).await.expect("the ledger doesn't panic")
 }
 
 async fn learn_catalog(collections: &SharedCollections, first_wait: Duration, stop: &CancellationToken) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +59,17 @@ struct State {
     last: Sequence,
 }
 
+/// A stream as it is kept between two runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// Its id.
+    id: StreamId,
+    /// Accepted offsets, rising.
+    accepted: Vec<Range>,
+    /// The last accepted save.
+    last: u64,
+}
+
 /// Where a stream stands when it is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Resumption {
@@ -101,6 +113,27 @@ impl Streams {
             Stream::new()
         });
         lock(&stream.state).accept(origin.offset, 1, sequence);
+    }
+
+    /// What is remembered, for the next start.
+    pub fn remembered(&self) -> Vec<Remembered> {
+        let known = lock(&self.known);
+        let remembered = known.streams.iter().map(|(id, stream)| {
+            let state = lock(&stream.state);
+            Remembered { id: *id, accepted: state.accepted.iter().copied().collect(), last: state.last.get() }
+        });
+        remembered.collect()
+    }
+
+    /// Remembers what an earlier run remembered at its end; instead of [`Streams::observe`] for the same saves.
+    pub fn recall(&self, remembered: Vec<Remembered>) {
+        let mut known = lock(&self.known);
+        for Remembered { id, accepted, last } in remembered {
+            self.limit.take_anyway(1);
+            let stream = Stream::new();
+            *lock(&stream.state) = State { accepted: accepted.into(), last: Sequence::from_u64(last), ..State::default() };
+            known.streams.insert(id, stream);
+        }
     }
 
     /// How many streams are remembered.
