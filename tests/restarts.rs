@@ -10,7 +10,7 @@ use std::{
 
 use forebay::client::{Client, Save};
 
-use crate::support::{Database, Setup, directory, runs};
+use crate::support::{Database, HANG, Setup, directory, runs};
 
 const SCHEMA: &str = "
     create table things (id text primary key, version bigint not null);
@@ -55,7 +55,8 @@ async fn clients_ride_out_restarts() {
 
 /// Saves rising versions of one object until told to end; every call has to succeed.
 async fn save_until(endpoint: String, n: usize, ended: Arc<AtomicBool>, longest: Arc<AtomicU64>) -> u64 {
-    let client = Client::connect(&endpoint).await.expect("connected");
+    // The shipped policy; only a call that hangs is given as long as any other thing in these tests.
+    let client = Client::builder(&endpoint).call_timeout(HANG).connect().await.expect("connected");
     let id = n.to_string();
     let mut version = 0;
     while !ended.load(Ordering::Relaxed) {
@@ -68,9 +69,11 @@ async fn save_until(endpoint: String, n: usize, ended: Arc<AtomicBool>, longest:
     version
 }
 
+/// A port to come back to: below the ephemeral ones, where a client that tries again and again while nobody listens may connect
+/// to itself.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).find(free).expect("a port is free")
 }
 
 /// A stream that is reopened after a restart is told where to resume, and what it sends again is not saved again: after a
