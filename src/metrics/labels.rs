@@ -94,8 +94,6 @@ labels! {
         Conflict = "conflict",
         /// The server is short of memory, connections or disk.
         Resources = "resources",
-        /// The tables have changed.
-        CatalogChanged = "catalog_changed",
         /// The position row isn't where it was expected.
         PositionMoved = "position_moved",
         /// Postgres would not take a part of it: it is halved.
