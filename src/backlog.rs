@@ -5,13 +5,18 @@
 //! ends inside an atomic batch).
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     ops::{Add, AddAssign},
+    sync::Arc,
     time::SystemTime,
 };
 
-use crate::save::{Accepted, Body, CollectionId, ColumnSet, Key, Sequence};
+use crate::{
+    collections::Reaches,
+    save::{Accepted, Body, CollectionId, ColumnSet, Key, Sequence},
+};
 
+mod cut;
 mod fold;
 
 /// What a save or a fold takes of the limits `backlog.bytes_max` and `backlog.objects_max`.
@@ -77,6 +82,15 @@ pub struct CollectionFold {
     pub bytes: u64,
 }
 
+/// Saves that may be folded together, whatever they do to rows of others: applied as one, sets first, deletes last.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// The folds.
+    pub collections: HashMap<CollectionId, CollectionFold, foldhash::fast::RandomState>,
+    /// Tables whose rows its saves change beside their own ([`Reaches::of`]).
+    pub acted: BTreeSet<CollectionId>,
+}
+
 /// What is applied as one transaction: every save of a lane after `after` up to `through`.
 #[derive(Clone, Debug)]
 pub struct Generation {
@@ -84,8 +98,10 @@ pub struct Generation {
     pub after: Sequence,
     /// Its last save; the lane's position once it is applied.
     pub through: Sequence,
-    /// The folds.
-    pub collections: HashMap<CollectionId, CollectionFold, foldhash::fast::RandomState>,
+    /// What is applied one after the other; nearly always one.
+    pub parts: Vec<Part>,
+    /// By what its saves were folded.
+    pub reaches: Arc<Reaches>,
     /// Saves folded in.
     pub saves: u64,
     /// What it takes of the limits.
@@ -100,6 +116,8 @@ pub struct Backlog {
     sealed: VecDeque<Generation>,
     making: Generation,
     generation_objects_max: u64,
+    /// By what saves are folded from the next generation on.
+    reaches: Arc<Reaches>,
     /// The last save came with more of its batch to follow: here the making generation can't end.
     inside_batch: bool,
     footprint: Footprint,
@@ -110,11 +128,12 @@ impl Backlog {
     /// An empty backlog of a lane whose saves up to `after` are in Postgres.
     ///
     /// A generation is sealed at the latest with `generation_objects_max` objects, unless an atomic batch goes on there.
-    pub fn new(generation_objects_max: u64, after: Sequence) -> Self {
+    pub fn new(generation_objects_max: u64, after: Sequence, reaches: Arc<Reaches>) -> Self {
         Self {
             sealed: VecDeque::new(),
-            making: Generation::empty(after),
+            making: Generation::empty(after, Arc::clone(&reaches)),
             generation_objects_max,
+            reaches,
             inside_batch: false,
             footprint: Footprint::default(),
             saves: 0,
@@ -137,6 +156,14 @@ impl Backlog {
             self.sealed.push_back(full);
         }
         saved
+    }
+
+    /// What saves reach has changed. What is folded stays as it is: its [`Generation::reaches`] says by what.
+    pub fn know(&mut self, reaches: &Arc<Reaches>) {
+        self.reaches = Arc::clone(reaches);
+        if self.making.saves == 0 {
+            self.making.reaches = Arc::clone(reaches);
+        }
     }
 
     /// Takes out the oldest sealed generation, else the one in the making; `None` when that is empty or inside a batch.
@@ -213,7 +240,7 @@ impl Backlog {
     }
 
     fn start_another(&mut self) -> Generation {
-        let next = Generation::empty(self.making.through);
+        let next = Generation::empty(self.making.through, Arc::clone(&self.reaches));
         std::mem::replace(&mut self.making, next)
     }
 }
@@ -232,6 +259,8 @@ impl AddAssign for Footprint {
     }
 }
 
+#[cfg(test)]
+mod cut_tests;
 #[cfg(test)]
 pub(crate) mod model;
 #[cfg(test)]

@@ -14,10 +14,12 @@ use crate::save::{Body, CollectionId, ColumnIndex, ColumnSet, LaneId};
 mod catalog;
 mod key_form;
 mod order;
+mod reach;
 mod value;
 
 pub use catalog::{Catalog, CatalogColumn, CatalogTable, ForeignKey, Identity, Reaction, TableKind, UniqueIndex};
 pub use key_form::{KeyForm, KeyPartError};
+pub use reach::Reaches;
 pub use value::{ValueError, ValueForm};
 
 /// Settings of one collection: `[collections.NAME]`.
@@ -111,6 +113,7 @@ pub struct Collections {
     by_name: HashMap<Arc<str>, CollectionId>,
     refused: Vec<RefusedTable>,
     parents_first: Vec<CollectionId>,
+    reaches: Arc<Reaches>,
 }
 
 impl Collection {
@@ -188,6 +191,11 @@ impl Collections {
     /// Every collection, tables that others reference before those others (cycles broken anywhere).
     pub fn parents_first(&self) -> &[CollectionId] {
         &self.parents_first
+    }
+
+    /// What saves change beside their own row.
+    pub fn reaches(&self) -> &Arc<Reaches> {
+        &self.reaches
     }
 
     /// Every collection in the order of its number, those that are gone too.

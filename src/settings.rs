@@ -149,6 +149,22 @@ pub struct DrainSettings {
     pub retry_wait_min: Duration,
     /// Longest wait after an error that passes; full jitter.
     pub retry_wait_max: Duration,
+    /// How long a lane stands in front of a save whose statement Postgres doesn't take, before that becomes a failed save.
+    pub halt_wait: Duration,
+    /// How long a save that violates a foreign key is tried again: its parent may come through another daemon. 0 is exact.
+    pub relational_retry: Duration,
+    /// What to do when Postgres turns out to have gone back in time.
+    pub on_rewind: OnRewind,
+}
+
+/// When the position in Postgres is behind ours: a restored backup, a stale standby.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRewind {
+    /// Write again from the journal what was lost, as if the saves arrived now.
+    #[default]
+    Reapply,
+    /// Halt until a person says `forebay resume`.
+    Halt,
 }
 
 /// Postgres.

@@ -42,7 +42,7 @@ impl Model {
     }
 
     pub(crate) fn apply(&mut self, generation: &Generation) {
-        for fold in generation.collections.values() {
+        for fold in generation.parts.iter().flat_map(|part| part.collections.values()) {
             for (key, object) in &fold.objects {
                 match &object.fold {
                     Fold::Set { columns, body } => {

@@ -59,7 +59,7 @@ proptest! {
         let (mut direct, mut folded) = (Model { rows, log: Vec::new() }, Model::default());
         folded.clone_from(&direct);
         let seals: Vec<_> = seals.iter().map(|seal| seal.index(history.len() + 1)).collect();
-        let mut backlog = Backlog::new(max, Sequence::ZERO);
+        let mut backlog = Backlog::new(max, Sequence::ZERO, Arc::default());
         let mut generations = Vec::new();
         for (n, accepted) in history.iter().enumerate() {
             direct.execute(&accepted.save);
@@ -82,7 +82,7 @@ proptest! {
             prop_assert_eq!(cut.map(|accepted| accepted.save.batch_left), Some(0), "a generation ends inside a batch");
             folded.apply(generation);
             let part = history.iter().filter(|accepted| accepted.sequence > generation.after && accepted.sequence <= position);
-            let rebuilt = Generation::fold(generation.after, part.cloned());
+            let rebuilt = Generation::fold(generation.after, Arc::default(), part.cloned());
             prop_assert_eq!((rebuilt.saves, rebuilt.footprint), (generation.saves, generation.footprint));
         }
         prop_assert_eq!(position, backlog.through());
@@ -92,7 +92,7 @@ proptest! {
 
     #[test]
     fn footprints_are_what_was_reserved_and_not_given_back(history in history(), max in 1..6u64, seals in prop::collection::vec(any::<bool>(), 72)) {
-        let mut backlog = Backlog::new(max, Sequence::ZERO);
+        let mut backlog = Backlog::new(max, Sequence::ZERO, Arc::default());
         let (mut reserved, mut taken) = (Footprint::default(), Footprint::default());
         for (accepted, seal) in history.into_iter().zip(seals) {
             reserved += Footprint { bytes: accepted.save.bytes(), objects: 1 };
@@ -114,7 +114,7 @@ proptest! {
 /// The footprint, counted from what a generation holds.
 fn counted(generation: &Generation) -> Footprint {
     let mut sum = Footprint::default();
-    for fold in generation.collections.values() {
+    for fold in generation.parts.iter().flat_map(|part| part.collections.values()) {
         let rows = fold.appended.iter().map(|row| row.body.as_bytes().len());
         let objects = fold.objects.iter().map(|(key, object)| {
             key.as_bytes().len()
@@ -138,8 +138,9 @@ fn accepted(sequence: u64, key: u8, json: &str, batch_left: u32) -> Accepted {
 
 #[test]
 fn a_later_body_with_all_columns_is_taken_as_it_is() {
-    let generation = Generation::fold(Sequence::ZERO, [accepted(1, 1, r#"{"c1":1}"#, 0), accepted(2, 1, r#"{ "c1" : 2 , "c2":3}"#, 0)]);
-    let object = &generation.collections[&ROWS].objects[&Key::from_parts(["1"])];
+    let generation =
+        Generation::fold(Sequence::ZERO, Arc::default(), [accepted(1, 1, r#"{"c1":1}"#, 0), accepted(2, 1, r#"{ "c1" : 2 , "c2":3}"#, 0)]);
+    let object = &generation.parts[0].collections[&ROWS].objects[&Key::from_parts(["1"])];
     assert_eq!((object.last, object.saves), (Sequence::from_u64(2), 2));
     match &object.fold {
         Fold::Set { columns, body } => {
@@ -152,7 +153,7 @@ fn a_later_body_with_all_columns_is_taken_as_it_is() {
 
 #[test]
 fn a_full_generation_waits_for_the_end_of_its_batch() {
-    let mut backlog = Backlog::new(2, Sequence::ZERO);
+    let mut backlog = Backlog::new(2, Sequence::ZERO, Arc::default());
     backlog.offer(accepted(1, 1, "{}", 0));
     backlog.offer(accepted(2, 2, "{}", 2));
     assert_eq!((backlog.sealed(), backlog.seal_through()), (0, None));

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, RefusedTable, ValueForm, order};
+use super::{Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, RefusedTable, ValueForm, order, reach};
 use crate::save::{CollectionId, LaneId};
 
 /// Every table of the schemas that the settings name, as read in one transaction.
@@ -165,6 +165,8 @@ pub(super) fn build(catalog: &Catalog, rules: &CollectionRules, before: &Collect
         admit(&mut built, table, &name, &default_settings, false);
     }
     built.parents_first = order::parents_first(&built.list, &catalog.foreign_keys);
+    let present = built.list.iter().map(Arc::as_ref).filter(|collection| !collection.gone);
+    built.reaches = Arc::new(reach::reaches(present, &catalog.foreign_keys));
     built
 }
 

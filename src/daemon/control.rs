@@ -77,10 +77,10 @@ impl Control for Controls {
         ends_at
     }
 
-    async fn resume(&self, lanes: &[LaneId]) -> Vec<LaneId> {
+    async fn resume(&self, lanes: &[LaneId], fail: bool) -> Vec<LaneId> {
         let held = |lane: &&LaneHandle| matches!(*lane.state().borrow(), LaneState::Paused { .. } | LaneState::Halted(_));
         let resumed: Vec<_> = self.lanes(lanes).filter(held).map(LaneHandle::id).collect();
-        self.lanes(lanes).for_each(LaneHandle::resume);
+        self.lanes(lanes).for_each(|lane| lane.resume(fail));
         resumed
     }
 

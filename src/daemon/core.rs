@@ -71,7 +71,7 @@ impl Core {
         // Saves are only removed once Postgres was seen to hold them, which may be later than the position that was noted. (A
         // fold that began before the gap would hide it from a database that went back in time.)
         let after = opened.settled_hint(LaneId(0)).max(opened.oldest());
-        let backlog = LaneBacklog::new(settings.drain.generation_objects_max, after, &limits);
+        let backlog = LaneBacklog::new(settings.drain.generation_objects_max, after, Arc::clone(collections.now().reaches()), &limits);
         let (failed_journal, fatal) = oneshot::channel();
         let journal = start_journal(opened, &limits, &backlog, &observer, failed_journal)?;
         let monitor = journal.monitor();

@@ -49,10 +49,7 @@ impl LaneMaker<'_> {
             id,
             name: Arc::clone(&name),
             window: self.settings.lanes.get(&*name).map_or_else(Default::default, |lane| lane.window),
-            retry_wait_min: self.settings.drain.retry_wait_min,
-            retry_wait_max: self.settings.drain.retry_wait_max,
-            generation_objects_max: self.settings.drain.generation_objects_max,
-            statement_rows: self.settings.drain.statement_rows,
+            drain: self.settings.drain.clone(),
             backlog,
             failed_saves: Arc::clone(&self.limits.failed_saves),
             target: LaneTarget {

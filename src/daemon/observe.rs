@@ -34,6 +34,7 @@ impl Observer {
         self.0.transaction_ended(usize::from(lane.0), result, elapsed);
         match ended {
             Ok(_) => {}
+            Err(ApplyError::Catalog) => self.0.drain_retried(RetryReason::CatalogChanged),
             Err(ApplyError::Fence) => self.0.drain_retried(RetryReason::PositionMoved),
             Err(ApplyError::InDoubt(_)) => self.0.drain_retried(RetryReason::Connection),
             Err(ApplyError::Failed(failure)) => self.0.drain_retried(retry_reason(failure.action)),
@@ -49,7 +50,7 @@ impl Observer {
             self.0.saves_failed(index(save.save.collection), 1);
         }
         let Some(generation) = generation else { return };
-        for (collection, fold) in &generation.collections {
+        for (collection, fold) in generation.parts.iter().flat_map(|part| &part.collections) {
             let saves = fold.objects.values().map(|object| object.saves).sum::<u64>();
             self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64);
             self.0.saves_folded(index(*collection), saves - fold.objects.len() as u64);

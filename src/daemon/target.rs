@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{catalog::SharedCollections, failed::FailedSaves, observe::Observer};
 use crate::{
-    collections::Collections,
+    collections::{Collections, Reaches},
     drain::{Target, What, Work},
     postgres::{self, Action, ApplyError, FailedSave, Failure, PositionRow, Postgres, SaveKind, Writer, Written},
     save::{Accepted, Change, LaneId, Sequence},
@@ -76,12 +76,19 @@ impl Target for LaneTarget {
         claimed
     }
 
+    fn reaches(&self) -> Arc<Reaches> {
+        Arc::clone(self.collections.now().reaches())
+    }
+
     async fn refresh(&mut self) -> Result<(), Failure> {
         self.collections.refresh().await.map(drop)
     }
 
     async fn apply(&mut self, work: Work<'_>) -> Result<Written, ApplyError> {
         let collections = self.collections.now();
+        if matches!(work.what, What::Generation(generation) if generation.reaches != *collections.reaches()) {
+            return Err(ApplyError::Catalog);
+        }
         let (generation, given_up, failed): (_, &[Accepted], _) = match work.what {
             What::Generation(generation) => (Some(generation), &[], Vec::new()),
             What::Failed(saves, why) => (None, saves, saves.iter().map(|save| failed_save(save, why, &collections)).collect()),

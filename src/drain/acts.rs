@@ -28,7 +28,7 @@ impl<T: Target, L: Log> Lane<T, L> {
     pub(super) async fn contact(&mut self) {
         let row = match self.target.contact().await {
             Ok(row) => row,
-            Err(failure) => return self.contact_failed(failure.action.into(), &failure),
+            Err(failure) => return self.contact_failed((&failure).into(), &failure),
         };
         match self.plan.meet(row, self.log.last()) {
             Meeting::At(position) => self.stand_at(position).await,
@@ -55,7 +55,7 @@ impl<T: Target, L: Log> Lane<T, L> {
     pub(super) async fn refresh(&mut self) {
         match self.target.refresh().await {
             Ok(()) => self.plan.refreshed(),
-            Err(failure) => self.contact_failed(failure.action.into(), &failure),
+            Err(failure) => self.contact_failed((&failure).into(), &failure),
         }
     }
 
@@ -71,7 +71,10 @@ impl<T: Target, L: Log> Lane<T, L> {
         // Counted again with every connection: they are rows, and may have gone back in time or been taken care of in SQL.
         match self.target.count_failed().await {
             Ok(count) => self.failed_saves.set_used(count),
-            Err(failure) => return self.contact_failed(failure.action.into(), &failure),
+            Err(failure) => return self.contact_failed((&failure).into(), &failure),
+        }
+        if self.plan.asks_before_rewriting(position) {
+            return self.stand_before(&went_back(self.plan.position(), position));
         }
         self.events.contacted(position);
         let (stood, over) = self.plan.stand_at(position);
@@ -93,14 +96,34 @@ impl<T: Target, L: Log> Lane<T, L> {
     }
 
     pub(super) fn seal(&mut self) {
+        let reaches = self.target.reaches();
+        self.backlog.know(&reaches);
         if let Some((generation, room)) = self.backlog.seal() {
-            let surplus = self.plan.sealed(generation, room);
+            let surplus = self.plan.sealed(generation, room, &reaches);
             self.drop_aside(surplus);
             // All of it may be in Postgres already: then nothing else will say that it is settled.
             if !self.plan.has_work() {
                 self.backlog.settle();
             }
         }
+    }
+
+    /// What is in hand has waited for Postgres to come back: it takes along what came meanwhile.
+    pub(super) async fn extend(&mut self) {
+        let sealed = self.backlog.seal();
+        let Some((mut earlier, later, room)) = self.plan.begin_extension(sealed) else { return };
+        let objects = earlier.footprint.objects + later.footprint.objects;
+        let together = move || {
+            earlier.absorb(later);
+            earlier
+        };
+        // Folding many takes longer than a thread of the runtime should be kept.
+        let folded = match objects > DROP_ASIDE_OBJECTS {
+            true => tokio::task::spawn_blocking(together).await.expect("folding doesn't panic"),
+            false => together(),
+        };
+        self.backlog.holds(&folded);
+        self.plan.extended(folded, room);
     }
 
     pub(super) async fn fold(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(), String> {
@@ -117,7 +140,7 @@ impl<T: Target, L: Log> Lane<T, L> {
     }
 
     async fn rebuild(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(Generation, bool), LogError> {
-        let mut rebuild = Rebuild::new(after, through, saves_max, self.generation_objects_max);
+        let mut rebuild = Rebuild::new(after, through, self.target.reaches(), saves_max, self.generation_objects_max);
         while let Some(read) = rebuild.reads_after() {
             rebuild.take(self.log.read(read, through, PAGE_BYTES_MAX).await?)?;
         }
@@ -277,7 +300,8 @@ impl Droppable for Hand {
 fn complaint(error: ApplyError) -> (Need, Failure) {
     match error {
         ApplyError::Fence => (Need::Reread, Failure { sqlstate: Some("22012".into()), ..Failure::local(Action::Retry, error.to_string()) }),
-        ApplyError::Failed(failure) => (failure.action.into(), failure),
+        ApplyError::Catalog => (Need::Refold, Failure::local(Action::Retry, error.to_string())),
+        ApplyError::Failed(failure) => ((&failure).into(), failure),
         ApplyError::InDoubt(failure) => (Need::InDoubt, failure),
     }
 }
@@ -289,6 +313,13 @@ fn room_for(limit: &Limit, count: u64) -> Result<(), LimitReached> {
 
 fn halting(message: String, remedy: &str) -> Failure {
     Failure { remedy: remedy.into(), ..Failure::local(Action::Halt, message) }
+}
+
+fn went_back(from: Sequence, to: Sequence) -> Failure {
+    halting(
+        format!("postgres went back in time, from {from} to {to}, and drain.on_rewind is halt"),
+        "look at what was restored; `forebay resume` writes what it lost again from the journal",
+    )
 }
 
 fn missing_row() -> Failure {

@@ -149,6 +149,10 @@ impl Events {
                 self.counters.retries.fetch_add(1, Relaxed);
                 tracing::warn!(lane = %self.lane, sqlstate, error = %failure, ?wait, "postgres failed: trying again");
             }
+            Verdict::Refold(wait) => {
+                self.counters.retries.fetch_add(1, Relaxed);
+                tracing::info!(lane = %self.lane, ?wait, "the catalog of postgres has changed: reading it again");
+            }
             Verdict::Halve => {
                 self.counters.halves.fetch_add(1, Relaxed);
                 tracing::info!(lane = %self.lane, sqlstate, error = %failure, "postgres would not take a generation: halving it");

@@ -46,6 +46,8 @@ pub(super) struct Control {
     pub(super) wanted: Sequence,
     /// Counts requests to try again at once.
     pub(super) probes: u64,
+    /// Counts requests to make failed saves of what stands in front.
+    pub(super) fails: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -160,9 +162,11 @@ impl LaneHandle {
         }
     }
 
-    /// Ends a pause; a lane that is halted or waits to try again tries at once.
-    pub fn resume(&self) {
+    /// Ends a pause; a lane that is halted or waits to try again tries at once. With `fail`, what a lane is halted in front of
+    /// becomes failed saves if it still isn't taken, and so does what is refused for the same reason after it.
+    pub fn resume(&self, fail: bool) {
         self.0.control.send_modify(|control| {
+            control.fails += u64::from(fail);
             if control.pause.take().is_some() {
                 self.0.events.resumed();
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::postgres::Action;
+use crate::postgres::{Action, Failure};
 
 /// What a failure asks for: the rows of the table in `reference/postgres.md`, as far as a lane tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(super) enum Need {
     InDoubt,
     /// The position row isn't what was compared with: read it.
     Reread,
+    /// The tables aren't what they were: read the catalog, fold again.
+    Refold,
     /// Fewer rows per statement.
     Shrink,
     /// A save may be at fault, or several together: halve.
@@ -60,6 +62,13 @@ pub(super) enum Last {
     Halt,
 }
 
+impl From<&Failure> for Need {
+    fn from(failure: &Failure) -> Self {
+        // The lane stands in front of the save, and not of all that came before it.
+        if failure.is_about_statement() { Self::Halve(Last::Halt) } else { failure.action.into() }
+    }
+}
+
 impl From<Action> for Need {
     fn from(action: Action) -> Self {
         let patience = |pace, tries_max, then| Patience { pace, tries_max, then };
@@ -73,7 +82,6 @@ impl From<Action> for Need {
             Action::Reconnect => Self::Reconnect(patience(Pace::Slow, u32::MAX, Then::Wait)),
             Action::ReconnectThenHalt => Self::Reconnect(patience(Pace::Slow, 3, Then::Halt)),
             Action::InDoubt => Self::InDoubt,
-            // The shortcut for a row's own errors would only save time: halving finds the same save.
             Action::Halve | Action::RowsOwn => Self::Halve(Last::Fail),
             Action::Halt => Self::Halt,
         }
@@ -103,6 +111,8 @@ pub(super) enum Verdict {
     Reconnect(Duration),
     /// The position row first, after a wait.
     Reread(Duration),
+    /// The catalog first, after a wait; then the saves are folded again.
+    Refold(Duration),
     /// The same again after a wait, with fewer rows per statement.
     Shrink(Duration),
     /// The first half of the saves alone.
@@ -165,6 +175,8 @@ pub(super) fn judge(need: Need, tries: &Tries, stake: Stake, waits: Waits, chanc
         Need::InDoubt => Verdict::Reconnect(slowly()),
         Need::Reread if tries.all <= 1 => Verdict::Reread(Duration::ZERO),
         Need::Reread => Verdict::Reread(slowly()),
+        Need::Refold if tries.all <= 1 => Verdict::Refold(Duration::ZERO),
+        Need::Refold => Verdict::Refold(slowly()),
         Need::Shrink => shrink(),
         Need::Halve(last) => halve(last),
         Need::Halt => halt(),

@@ -11,7 +11,6 @@ use uuid::Uuid;
 use super::{
     events::Events,
     handle::{Control, LaneHandle},
-    judge::Waits,
     lane_backlog::LaneBacklog,
     meet::Ownership,
     plan::{Plan, Seen, Step},
@@ -21,6 +20,7 @@ use super::{
 use crate::{
     limits::Limit,
     save::{LaneId, Sequence},
+    settings::DrainSettings,
 };
 
 /// Tells the journal what a lane has settled: the lane, and its position as it was just read from the row.
@@ -35,14 +35,8 @@ pub struct LaneParts<T, L> {
     pub name: Arc<str>,
     /// `lanes.NAME.window`
     pub window: Duration,
-    /// `drain.retry_wait_min`
-    pub retry_wait_min: Duration,
-    /// `drain.retry_wait_max`
-    pub retry_wait_max: Duration,
-    /// `drain.generation_objects_max`
-    pub generation_objects_max: u64,
-    /// `drain.statement_rows`
-    pub statement_rows: u64,
+    /// `drain.*`
+    pub drain: DrainSettings,
     /// Whose token counts.
     pub ownership: Ownership,
     /// What is accepted and not in Postgres; it begins at the position that the journal noted last.
@@ -90,15 +84,14 @@ pub struct Lane<T, L> {
 impl<T: Target, L: Log> Lane<T, L> {
     /// A lane that does nothing until it is run, and its handle.
     pub fn new(parts: LaneParts<T, L>) -> (Self, LaneHandle) {
-        let LaneParts { id, name, window, retry_wait_min, retry_wait_max, generation_objects_max, .. } = parts;
+        let LaneParts { id, name, window, drain, .. } = parts;
         let events = Events::new(Arc::clone(&name));
         let position = parts.backlog.after();
         let handle = LaneHandle::new(id, name, parts.backlog.clone(), events.clone(), position);
-        let waits = Waits { min: retry_wait_min, max: retry_wait_max };
         let lane = Self {
-            plan: Plan::new(parts.ownership, waits, window, parts.statement_rows, position),
+            generation_objects_max: drain.generation_objects_max,
+            plan: Plan::new(parts.ownership, drain, window, position),
             id,
-            generation_objects_max,
             backlog: parts.backlog,
             failed_saves: parts.failed_saves,
             target: parts.target,
@@ -153,6 +146,7 @@ impl<T: Target, L: Log> Lane<T, L> {
             Step::Claim(row) => self.claim(row).await,
             Step::Refresh => self.refresh().await,
             Step::Seal => self.seal(),
+            Step::Extend => self.extend().await,
             Step::Fold { after, through, saves_max } => return self.fold(after, through, saves_max).await,
             Step::Condemn { after, through } => return self.condemn(after, through).await,
             Step::Apply => self.apply().await,

@@ -11,6 +11,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::room::{Room, Rooms};
 use crate::{
     backlog::{Backlog, Footprint, Generation},
+    collections::Reaches,
     limits::Limits,
     save::{Accepted, CollectionId, Sequence},
 };
@@ -43,6 +44,13 @@ struct Out {
     by_collection: Vec<(CollectionId, Footprint)>,
 }
 
+impl Out {
+    fn of(generation: &Generation) -> Self {
+        let Generation { saves, oldest_accepted_at, .. } = *generation;
+        Self { saves, oldest_accepted_at, by_collection: generation.by_collection().collect() }
+    }
+}
+
 /// What waits for Postgres, the generation that is being applied included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BacklogSummary {
@@ -65,6 +73,8 @@ pub struct BacklogSummary {
 pub(super) struct View {
     /// A full generation waits.
     pub(super) full: bool,
+    /// Objects and rows of the generation in the making.
+    pub(super) objects: u64,
     /// The generation in the making holds something, since then.
     pub(super) since: Option<Instant>,
 }
@@ -78,8 +88,8 @@ impl View {
 
 impl LaneBacklog {
     /// The backlog of a lane whose saves up to `after` are in Postgres, as far as the journal knows.
-    pub fn new(generation_objects_max: u64, after: Sequence, limits: &Limits) -> Self {
-        let inner = Inner { backlog: Backlog::new(generation_objects_max, after), since: None, out: None };
+    pub fn new(generation_objects_max: u64, after: Sequence, reaches: Arc<Reaches>, limits: &Limits) -> Self {
+        let inner = Inner { backlog: Backlog::new(generation_objects_max, after, reaches), since: None, out: None };
         Self(Arc::new(Shared { inner: Mutex::new(inner), wake: Notify::new(), rooms: Rooms::new(limits) }))
     }
 
@@ -152,7 +162,12 @@ impl LaneBacklog {
 
     pub(super) fn view(&self) -> View {
         let inner = self.lock();
-        View { full: inner.backlog.sealed() > 0, since: inner.since }
+        View { full: inner.backlog.sealed() > 0, objects: inner.backlog.making().footprint.objects, since: inner.since }
+    }
+
+    /// From the next generation on saves are folded by these.
+    pub(super) fn know(&self, reaches: &Arc<Reaches>) {
+        self.lock().backlog.know(reaches);
     }
 
     /// Takes the oldest generation out, with the room that it holds.
@@ -162,13 +177,15 @@ impl LaneBacklog {
         if inner.backlog.making().saves == 0 {
             inner.since = None;
         }
-        inner.out = Some(Out {
-            saves: generation.saves,
-            oldest_accepted_at: generation.oldest_accepted_at,
-            by_collection: generation.by_collection().collect(),
-        });
+        inner.out = Some(Out::of(&generation));
         let room = self.0.rooms.adopt(generation.footprint);
         Some((generation, room))
+    }
+
+    /// What was taken out became this one.
+    pub(super) fn holds(&self, generation: &Generation) {
+        let out = Some(Out::of(generation));
+        self.lock().out = out;
     }
 
     /// What was taken out is in Postgres.

@@ -2,6 +2,9 @@
 //!
 //! Invariants: bounds lie beyond the position and rise towards the bottom of the stack; work in hand begins at the position
 //! and ends at the nearest bound.
+//!
+//! A generation that Postgres will not take is halved by sequence, down to the save (or batch) at fault. How many saves are
+//! tried at once after that grows back by doubling: where one in a thousand is refused, about a thousand go through.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     handle::{Control, Pause},
-    judge::{Tries, Waits},
+    judge::Tries,
     lane_backlog::View,
     meet::Ownership,
     room::Room,
@@ -19,7 +22,8 @@ use super::{
 use crate::{
     backlog::Generation,
     postgres::{Failure, PositionRow},
-    save::{Accepted, Sequence},
+    save::{Accepted, CollectionId, Sequence},
+    settings::DrainSettings,
 };
 
 mod record;
@@ -28,7 +32,7 @@ mod record;
 #[derive(Debug)]
 pub(super) struct Plan {
     ownership: Ownership,
-    waits: Waits,
+    settings: DrainSettings,
     window: Duration,
     /// Up to here Postgres holds everything: what the row said last, or a commit since. Before the first contact what the
     /// journal noted.
@@ -39,8 +43,15 @@ pub(super) struct Plan {
     hand: Option<Hand>,
     /// The save or batch before the nearest bound is to become a failed save, for this reason.
     condemned: Option<Failure>,
-    /// The next generation that is folded from the journal takes no more saves: the half of one that was refused.
+    /// A generation takes no more saves: half of what was refused last, doubled with every one that is taken.
     saves_max: u64,
+    search: Option<Search>,
+    /// What is in hand has waited for Postgres to come back; meanwhile more may have come.
+    waited: bool,
+    /// When what is in hand was refused first.
+    refused_since: Option<Instant>,
+    standing: Standing,
+    rewind: Rewind,
     contact_tries: Tries,
     work_tries: Tries,
     trouble: Option<Trouble>,
@@ -48,9 +59,44 @@ pub(super) struct Plan {
     refresh: bool,
     /// Rows of one statement: fewer while Postgres has a hard time.
     statement_rows: u64,
-    /// And usually.
-    statement_rows_max: u64,
     probes: u64,
+    fails: u64,
+}
+
+/// For the save that makes Postgres refuse a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Search {
+    /// It isn't beyond this one.
+    through: Sequence,
+    /// So many saves are from the position to there.
+    saves: u64,
+}
+
+/// In front of a save whose statement Postgres doesn't take.
+#[derive(Debug, Default)]
+struct Standing {
+    /// What for, and since when.
+    at: Option<(Cause, Instant)>,
+    /// Somebody has said that it is to become a failed save.
+    told: bool,
+    /// Saves refused for this cause become failed saves at once, until one of their collections is taken again.
+    given_up: Option<(Cause, Vec<CollectionId>)>,
+}
+
+/// What a statement was refused for: what is wrong for one save is wrong for many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cause {
+    collection: Option<Box<str>>,
+    sqlstate: Option<Box<str>>,
+}
+
+/// A database that went back in time while `drain.on_rewind` is `halt`.
+#[derive(Debug, Default)]
+struct Rewind {
+    /// To here; a person is asked.
+    asks: Option<Sequence>,
+    /// And has agreed.
+    agreed: Option<Sequence>,
 }
 
 /// How the lane stands with the position row.
@@ -115,6 +161,8 @@ pub(super) enum Step {
     Refresh,
     /// Take a generation out of the backlog.
     Seal,
+    /// Take another one out and fold it into what is in hand.
+    Extend,
     /// Fold the journal from the position to the nearest bound, so many saves at the most.
     Fold { after: Sequence, through: Sequence, saves_max: u64 },
     /// Read the condemned saves from the journal.
@@ -169,10 +217,11 @@ impl Settled {
 }
 
 impl Plan {
-    pub(super) fn new(ownership: Ownership, waits: Waits, window: Duration, statement_rows: u64, position: Sequence) -> Self {
+    pub(super) fn new(ownership: Ownership, settings: DrainSettings, window: Duration, position: Sequence) -> Self {
         Self {
             ownership,
-            waits,
+            statement_rows: settings.statement_rows,
+            settings,
             window,
             position,
             contact: Contact::Unread,
@@ -180,13 +229,17 @@ impl Plan {
             hand: None,
             condemned: None,
             saves_max: u64::MAX,
+            search: None,
+            waited: false,
+            refused_since: None,
+            standing: Standing::default(),
+            rewind: Rewind::default(),
             contact_tries: Tries::default(),
             work_tries: Tries::default(),
             trouble: None,
             refresh: false,
-            statement_rows,
-            statement_rows_max: statement_rows,
             probes: 0,
+            fails: 0,
         }
     }
 
@@ -215,13 +268,13 @@ impl Plan {
 
     fn next_work(&self, seen: Seen<'_>) -> Step {
         if self.hand.is_some() {
-            return Step::Apply;
+            return if self.may_extend(seen.backlog) { Step::Extend } else { Step::Apply };
         }
         if let Some(&Bound { through, .. }) = self.bounds.last() {
             let after = self.position;
             return match self.condemned {
                 Some(_) => Step::Condemn { after, through },
-                None => Step::Fold { after, through, saves_max: self.saves_max },
+                None => Step::Fold { after, through, saves_max: self.saves_max() },
             };
         }
         match self.window_end(seen) {
@@ -230,6 +283,18 @@ impl Plan {
             Some(end) => Step::Rest(Some(end)),
             None => Step::Rest(None),
         }
+    }
+
+    /// How many saves to try at once.
+    fn saves_max(&self) -> u64 {
+        self.search.map_or(self.saves_max, |search| (search.saves / 2).max(1))
+    }
+
+    /// Whether what came while Postgres was away may go with what is in hand: the longer it was away, the better the folding.
+    fn may_extend(&self, backlog: View) -> bool {
+        let Some(Hand { work: HandWork::Generation { generation, .. }, .. }) = &self.hand else { return false };
+        let fits = generation.footprint.objects + backlog.objects <= self.settings.generation_objects_max;
+        self.waited && self.bounds.len() == 1 && !backlog.full && backlog.since.is_some() && fits
     }
 
     /// Until when saves gather; nobody who waits is kept waiting for it.
@@ -268,7 +333,7 @@ impl Plan {
         if let Some(halt) = self.halt() {
             return LaneState::Halted(halt.clone());
         }
-        let works = matches!(step, Step::Seal | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply);
+        let works = matches!(step, Step::Seal | Step::Extend | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply);
         // A try that is under way is work like any other: Postgres is there, and may commit it at any moment.
         if let Some(trouble) = self.trouble.as_ref().filter(|_| !works) {
             return LaneState::Retrying { attempt: self.contact_tries.all.max(self.work_tries.all), next: trouble.until };
@@ -277,7 +342,7 @@ impl Plan {
             Step::Rest(Some(until)) => LaneState::Waiting { until: *until },
             Step::Rest(None) => LaneState::Idle,
             Step::Contact | Step::Claim(_) | Step::Refresh | Step::End => LaneState::Connecting,
-            Step::Seal | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply => {
+            Step::Seal | Step::Extend | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply => {
                 LaneState::Applying { through: self.bounds.last().map_or(self.position, |bound| bound.through) }
             }
         }

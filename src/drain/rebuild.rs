@@ -1,8 +1,11 @@
 //! Folding a generation again from the journal: the one repair for everything.
 
+use std::sync::Arc;
+
 use super::target::LogError;
 use crate::{
     backlog::Generation,
+    collections::Reaches,
     save::{Accepted, Sequence},
 };
 
@@ -28,8 +31,8 @@ pub(super) struct Rebuild {
 }
 
 impl Rebuild {
-    pub(super) fn new(after: Sequence, through: Sequence, saves_max: u64, objects_max: u64) -> Self {
-        let generation = Generation::empty(after);
+    pub(super) fn new(after: Sequence, through: Sequence, reaches: Arc<Reaches>, saves_max: u64, objects_max: u64) -> Self {
+        let generation = Generation::empty(after, reaches);
         Self { generation, through, saves_max, objects_max, unit: Vec::new(), units: 0, seen: after, ended: false }
     }
 
@@ -106,7 +109,7 @@ mod tests {
 
     fn rebuilt(batches: &[u32], saves_max: u64, objects_max: u64) -> (u64, u64, bool) {
         let all = saves(batches);
-        let mut rebuild = Rebuild::new(Sequence::ZERO, all[all.len() - 1].sequence, saves_max, objects_max);
+        let mut rebuild = Rebuild::new(Sequence::ZERO, all[all.len() - 1].sequence, Arc::default(), saves_max, objects_max);
         while let Some(after) = rebuild.reads_after() {
             let page = all.iter().filter(|accepted| accepted.sequence > after).take(3).cloned().collect();
             rebuild.take(page).expect("saves");
@@ -133,7 +136,7 @@ mod tests {
 
     #[test]
     fn missing_saves_are_an_error_and_never_skipped() {
-        let mut rebuild = Rebuild::new(Sequence::ZERO, Sequence::from_u64(5), u64::MAX, 99);
+        let mut rebuild = Rebuild::new(Sequence::ZERO, Sequence::from_u64(5), Arc::default(), u64::MAX, 99);
         rebuild.take(saves(&[1, 1])).expect("saves");
         assert!(matches!(rebuild.take(Vec::new()), Err(LogError::Missing { .. })));
     }

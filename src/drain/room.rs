@@ -40,6 +40,21 @@ impl Rooms {
 }
 
 impl Room {
+    /// Both as one.
+    pub(super) fn joined(mut self, mut other: Self) -> Self {
+        self.footprint += std::mem::take(&mut other.footprint);
+        self
+    }
+
+    /// No more than this; the rest is given back.
+    pub(super) fn within(mut self, max: Footprint) -> Self {
+        let kept = Footprint { bytes: self.footprint.bytes.min(max.bytes), objects: self.footprint.objects.min(max.objects) };
+        let surplus = Footprint { bytes: self.footprint.bytes - kept.bytes, objects: self.footprint.objects - kept.objects };
+        self.footprint = kept;
+        drop(self.rooms.adopt(surplus));
+        self
+    }
+
     pub(super) fn footprint(&self) -> Footprint {
         self.footprint
     }

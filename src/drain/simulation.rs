@@ -15,6 +15,7 @@ use super::{BacklogSummary, Counts, End, Lane, LaneBacklog, LaneHandle, LanePart
 use crate::{
     limits::{Limit, Limits},
     save::{Accepted, LaneId, Sequence},
+    settings::{DrainSettings, OnRewind},
 };
 
 mod acts;
@@ -47,6 +48,18 @@ fn limits() -> Limits {
     }
 }
 
+fn drain() -> DrainSettings {
+    DrainSettings {
+        statement_rows: 1_000,
+        generation_objects_max: 1_000_000,
+        retry_wait_min: Duration::from_millis(100),
+        retry_wait_max: Duration::from_secs(10),
+        halt_wait: Duration::from_secs(600),
+        relational_retry: Duration::ZERO,
+        on_rewind: OnRewind::Reapply,
+    }
+}
+
 impl Life {
     /// Recovers what the journal holds beyond the hint, and starts the lane.
     fn start(world: &World, window: Duration, hint: Sequence) -> Self {
@@ -56,17 +69,14 @@ impl Life {
     fn start_with(world: &World, window: Duration, hint: Sequence, limits: Limits, take_over: bool) -> Self {
         let ownership = world.start(take_over);
         let generation_objects_max = world.chance().u64(2..12);
-        let backlog = LaneBacklog::new(generation_objects_max, hint, &limits);
+        let backlog = LaneBacklog::new(generation_objects_max, hint, Arc::default(), &limits);
         backlog.recover(world.journal_after(hint));
         let noting = world.clone();
         let (lane, handle) = Lane::new(LaneParts {
             id: LaneId(0),
             name: "default".into(),
             window,
-            retry_wait_min: Duration::from_millis(100),
-            retry_wait_max: Duration::from_secs(10),
-            generation_objects_max,
-            statement_rows: 1_000,
+            drain: DrainSettings { generation_objects_max, ..drain() },
             target: world.target(ownership.owner),
             ownership,
             backlog,
@@ -169,7 +179,7 @@ async fn a_poison_save_fails_alone_and_its_batch_as_a_whole() {
         assert!(life.save(&world, batch));
     }
     assert!(matches!(life.handle.flush(None).await, Err(NotFlushed::Paused(_))));
-    life.handle.resume();
+    life.handle.resume(false);
     life.handle.flush(None).await.expect("flushed");
     world.check_everything();
     let failed = life.handle.status().failed;
@@ -424,7 +434,7 @@ async fn a_pause_holds_only_once_the_lane_has_heard_of_it() {
     life.handle.pause("a test", None);
     life.handle.paused().await;
     assert!(matches!(life.handle.status().state, LaneState::Paused { .. }));
-    life.handle.resume();
+    life.handle.resume(false);
     life.handle.paused().await;
 }
 

@@ -3,10 +3,11 @@
 //! Both are traits because they have two real implementations each: the daemon's, over the writer's connection and the
 //! segments on disk, and the simulation's, which fails in every way a seed can think of. They are as narrow as that allows.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use crate::{
     backlog::Generation,
+    collections::Reaches,
     postgres::{ApplyError, Failure, PositionRow, Written},
     save::{Accepted, Sequence},
 };
@@ -25,11 +26,15 @@ pub trait Target: Send {
     /// at zero. What came of it is read afterwards.
     fn claim(&mut self, read: Option<PositionRow>) -> impl Future<Output = Result<(), ApplyError>> + Send;
 
+    /// What saves change beside their own row, by the catalog as it was read last.
+    fn reaches(&self) -> Arc<Reaches>;
+
     /// Reads the catalog again, for everybody.
     fn refresh(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// One transaction: compares the position row with `work.after` and this daemon's token on the server, writes, advances
-    /// the row, and reads it back after COMMIT.
+    /// the row, and reads it back after COMMIT. [`ApplyError::Catalog`] unless the generation was folded by the catalog that the
+    /// server has.
     fn apply(&mut self, work: Work<'_>) -> impl Future<Output = Result<Written, ApplyError>> + Send;
 
     /// Throws the connection away, if there is one.

@@ -46,10 +46,7 @@ impl admin_service_server::AdminService for AdminService {
 
     async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
         let ResumeRequest { lane, fail } = request.into_inner();
-        if fail {
-            return Err(errors::not_implemented("ResumeRequest.fail"));
-        }
-        let resumed = self.0.control.resume(&self.0.lanes_named(&lane)?).await;
+        let resumed = self.0.control.resume(&self.0.lanes_named(&lane)?, fail).await;
         let lanes = resumed.into_iter().map(|lane| self.0.lane_name(lane).to_owned()).collect();
         Ok(Response::new(ResumeResponse { lanes }))
     }

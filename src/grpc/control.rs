@@ -30,8 +30,9 @@ pub trait Control: Send + Sync + 'static {
     /// Pauses lanes and returns when nothing is being written any more; tells when the pause ends by itself.
     async fn pause(&self, lanes: &[LaneId], reason: &str, duration: Duration) -> SystemTime;
 
-    /// Lets lanes go on and halted ones probe at once; returns those that were paused or halted.
-    async fn resume(&self, lanes: &[LaneId]) -> Vec<LaneId>;
+    /// Lets lanes go on and halted ones probe at once; returns those that were paused or halted. With `fail`, what halted lanes
+    /// stand in front of becomes failed saves.
+    async fn resume(&self, lanes: &[LaneId], fail: bool) -> Vec<LaneId>;
 
     /// How the daemon stands.
     async fn status(&self) -> StatusSnapshot;

@@ -96,6 +96,8 @@ labels! {
         Resources = "resources",
         /// The position row isn't where it was expected.
         PositionMoved = "position_moved",
+        /// The tables aren't as they were read.
+        CatalogChanged = "catalog_changed",
         /// Postgres would not take a part of it: it is halved.
         Halved = "halved",
         /// Anything else.

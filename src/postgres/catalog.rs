@@ -59,7 +59,8 @@ where n.nspname = any($1) and i.indisunique and i.indisvalid and i.indexprs is n
         join pg_collation l on l.oid = k.oid where not l.collisdeterministic))
 order by i.indrelid, not i.indisprimary, i.indexrelid";
 
-/// Either end in our schemas; those of partitions are copies of their parent's.
+/// Everywhere: what a delete does to others may pass through tables of schemas that aren't ours. Those of a partition that are
+/// no copies of its parent's count as the parent's.
 const FOREIGN_KEYS: &str = "\
 select o.conname::text, nf.nspname::text, f.relname::text,
     array(select a.attname::text from unnest(o.conkey) with ordinality as k(attnum, n)
@@ -69,9 +70,9 @@ select o.conname::text, nf.nspname::text, f.relname::text,
         join pg_attribute a on a.attrelid = o.confrelid and a.attnum = k.attnum order by k.n),
     o.confdeltype::text, o.confupdtype::text, o.condeferrable
 from pg_constraint o
-join pg_class f on f.oid = o.conrelid join pg_namespace nf on nf.oid = f.relnamespace
-join pg_class t on t.oid = o.confrelid join pg_namespace nt on nt.oid = t.relnamespace
-where o.contype = 'f' and o.conparentid = 0 and (nf.nspname = any($1) or nt.nspname = any($1))
+join pg_class f on f.oid = coalesce(pg_partition_root(o.conrelid), o.conrelid) join pg_namespace nf on nf.oid = f.relnamespace
+join pg_class t on t.oid = coalesce(pg_partition_root(o.confrelid), o.confrelid) join pg_namespace nt on nt.oid = t.relnamespace
+where o.contype = 'f' and o.conparentid = 0
 order by nf.nspname, f.relname, o.conname";
 
 pub(super) async fn read(reading: &Reading, schemas: &[String]) -> Result<Catalog, Failure> {
@@ -92,7 +93,7 @@ pub(super) async fn read(reading: &Reading, schemas: &[String]) -> Result<Catalo
             tables[place].unique.push(UniqueIndex { columns: get(&row, 1)?, primary: get(&row, 2)?, deferrable: get(&row, 3)? });
         }
     }
-    let foreign_keys = reading.rows(FOREIGN_KEYS, &params).await?.iter().map(foreign_key).collect::<Result<_, _>>()?;
+    let foreign_keys = reading.rows(FOREIGN_KEYS, &[]).await?.iter().map(foreign_key).collect::<Result<_, _>>()?;
     Ok(Catalog { tables, foreign_keys })
 }
 

@@ -107,6 +107,12 @@ impl Failure {
         Self { remedy: remedy.into(), ..Self::local(action, message) }
     }
 
+    /// Whether it speaks of a statement that saves of its collection need, and of no server as a whole: saves before may pass.
+    pub fn is_about_statement(&self) -> bool {
+        let spoken = self.sqlstate.as_deref().is_some_and(|code| ["42", "0A", "3F", "P0"].iter().any(|class| code.starts_with(class)));
+        self.action == Action::Halt && self.collection.is_some() && spoken
+    }
+
     /// Whether the message may hold the content of rows: errors about data, and whatever functions of the user's raise.
     fn message_may_hold_values(&self) -> bool {
         self.sqlstate.as_deref().is_some_and(|code| ["22", "P0", "38", "39"].iter().any(|class| code.starts_with(class)))

@@ -4,7 +4,7 @@
 
 use super::{Action, Failure, array::TextArray, encode::Parameters, statements};
 use crate::{
-    backlog::{AppendedRow, CollectionFold, Fold, Generation},
+    backlog::{AppendedRow, CollectionFold, Fold, Generation, Part},
     collections::{Collection, Collections},
     save::{Body, ColumnSet, Key},
 };
@@ -44,11 +44,19 @@ impl Row<'_> {
     }
 }
 
-/// All steps of a generation.
+/// All steps of a generation, part by part.
 pub(super) fn steps<'g>(collections: &'g Collections, generation: &'g Generation) -> Result<Vec<Step<'g>>, Failure> {
+    let mut steps = Vec::new();
+    for part in &generation.parts {
+        steps.extend(part_steps(collections, part)?);
+    }
+    Ok(steps)
+}
+
+fn part_steps<'g>(collections: &'g Collections, part: &'g Part) -> Result<Vec<Step<'g>>, Failure> {
     let (mut steps, mut deletes) = (Vec::new(), Vec::new());
     for &id in collections.parents_first() {
-        let Some(fold) = generation.collections.get(&id) else { continue };
+        let Some(fold) = part.collections.get(&id) else { continue };
         let collection = collections.get(id);
         if collection.gone && !(fold.objects.is_empty() && fold.appended.is_empty()) {
             let message = format!("the table of collection {:?} is gone, or is no collection any more", collection.name);

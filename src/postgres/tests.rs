@@ -108,7 +108,8 @@ impl Lane<'_> {
         let mut generation = Generation {
             after: self.position,
             through: self.position.plus(entries.len() as u64),
-            collections: Default::default(),
+            parts: vec![Default::default()],
+            reaches: Default::default(),
             saves: entries.len() as u64,
             footprint: Default::default(),
             oldest_accepted_at: None,
@@ -122,7 +123,7 @@ impl Lane<'_> {
     fn add(&self, generation: &mut Generation, sequence: Sequence, entry: &Entry<'_>) {
         let (Set(name, ..) | Replace(name, ..) | Delete(name, _) | Append(name, _)) = entry;
         let collection = self.collections.named(name).expect("a collection");
-        let fold = generation.collections.entry(collection.id).or_default();
+        let fold = generation.parts[0].collections.entry(collection.id).or_default();
         let body = |json: &str| Body::parse(json.as_bytes()).expect("a body");
         let columns = |body: &Body| -> ColumnSet {
             let named = body.members().into_iter().map(|member| collection.column(&member.name).expect("a column").0);

@@ -69,6 +69,9 @@ pub enum ApplyError {
     /// The position row is not as expected; nothing was written. Read it.
     #[error("the position row in Postgres is not as expected")]
     Fence,
+    /// The tables are no longer as they were read; nothing was written. Read the catalog.
+    #[error("the catalog of Postgres has changed")]
+    Catalog,
     /// Nothing was committed, for sure; [`Failure::action`] says what to do.
     #[error("{0}")]
     Failed(Failure),
@@ -184,7 +187,7 @@ impl Writer {
 
     fn can_roll_back(&self, error: &ApplyError) -> bool {
         match error {
-            ApplyError::Fence => true,
+            ApplyError::Fence | ApplyError::Catalog => true,
             ApplyError::Failed(failure) => {
                 !matches!(failure.action, Action::Reconnect | Action::ReconnectThenHalt) && !self.lease.is_closed()
             }

@@ -34,6 +34,11 @@ impl ColumnSet {
         other.low & !self.low == 0 && (1..other.words()).all(|n| other.word(n) & !self.word(n) == 0)
     }
 
+    /// Whether a column is in both sets.
+    pub fn intersects(&self, other: &Self) -> bool {
+        self.low & other.low != 0 || (1..other.words()).any(|n| other.word(n) & self.word(n) != 0)
+    }
+
     /// Adds every column of `other`.
     pub fn extend(&mut self, other: &Self) {
         for column in other.iter() {

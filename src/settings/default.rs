@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    BacklogSettings, DrainSettings, FailedSettings, GrpcSettings, HttpSettings, JournalSettings, LaneSettings, LogSettings,
+    BacklogSettings, DrainSettings, FailedSettings, GrpcSettings, HttpSettings, JournalSettings, LaneSettings, LogSettings, OnRewind,
     PostgresSettings, RequestIdSettings, Settings, StopSettings, SynchronousCommit,
 };
 
@@ -52,6 +52,9 @@ impl Default for Settings {
                 generation_objects_max: 1_000_000,
                 retry_wait_min: Duration::from_millis(100),
                 retry_wait_max: seconds(10),
+                halt_wait: seconds(600),
+                relational_retry: Duration::ZERO,
+                on_rewind: OnRewind::Reapply,
             },
             postgres: PostgresSettings {
                 url: None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    LaneSettings, LogFormat, Settings, SynchronousCommit,
+    LaneSettings, LogFormat, OnRewind, Settings, SynchronousCommit,
     kinds::{
         Address, Bytes, Choice, Count, DAY, Directory, Flag, GIB, HOUR, Hidden, KIB, Kind, LogFilter, MIB, MILLISECOND, MINUTE, Maybe,
         Names, Raw, SECOND, TIB, Text, Time,
@@ -89,6 +89,9 @@ pub(super) const KEYS: &[Key] = keys! {
     drain.generation_objects_max: Count(1..=100_000_000);
     drain.retry_wait_min: Time(MILLISECOND..=10 * MINUTE);
     drain.retry_wait_max: Time(MILLISECOND..=HOUR);
+    drain.halt_wait: Time(Duration::ZERO..=30 * DAY);
+    drain.relational_retry: Time(Duration::ZERO..=HOUR);
+    drain.on_rewind: Choice(&ON_REWIND);
     postgres.url: Maybe(Hidden);
     postgres.schemas: Names;
     postgres.readers: Count(1..=1_000);
@@ -124,6 +127,7 @@ const SYNCHRONOUS_COMMIT: [(&str, SynchronousCommit); 4] = [
     ("remote_write", SynchronousCommit::RemoteWrite),
     ("remote_apply", SynchronousCommit::RemoteApply),
 ];
+const ON_REWIND: [(&str, OnRewind); 2] = [("reapply", OnRewind::Reapply), ("halt", OnRewind::Halt)];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const MODES: [(&str, Mode); 2] = [("upsert", Mode::Upsert), ("append", Mode::Append)];
 

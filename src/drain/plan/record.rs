@@ -1,22 +1,24 @@
 //! What happened, and what a lane makes of it.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Bound, Contact, GROWTH, Hand, HandWork, Plan, Settled, Stood, Trouble};
+use super::{Bound, Cause, Contact, GROWTH, Hand, HandWork, Plan, Search, Settled, Standing, Stood, Trouble};
 use crate::{
     backlog::{Footprint, Generation},
+    collections::Reaches,
     drain::{
         handle::Control,
-        judge::{Need, Stake, Tries, Verdict, judge},
+        judge::{Need, Stake, Tries, Verdict, Waits, judge},
         meet::Meeting,
         room::Room,
         status::Halt,
         target::{What, Work},
     },
     postgres::{Failure, PositionRow},
-    save::{Accepted, Sequence},
+    save::{Accepted, CollectionId, Sequence},
+    settings::OnRewind,
 };
 
 impl Plan {
@@ -24,10 +26,22 @@ impl Plan {
     pub(in crate::drain) fn hear(&mut self, control: &Control, now: Instant) {
         if self.probes != control.probes {
             self.probes = control.probes;
+            self.rewind.agreed = self.rewind.asks;
             if let Some(trouble) = &mut self.trouble {
                 trouble.until = now;
             }
         }
+        if self.fails != control.fails {
+            self.fails = control.fails;
+            self.standing.told = self.standing.at.is_some();
+        }
+    }
+
+    /// Whether the row says less than it did, and a person has to agree first.
+    pub(in crate::drain) fn asks_before_rewriting(&mut self, to: Sequence) -> bool {
+        let asks = to < self.position && self.settings.on_rewind == OnRewind::Halt && self.rewind.agreed != Some(to);
+        self.rewind.asks = asks.then_some(to);
+        asks
     }
 
     /// The position row was read.
@@ -80,50 +94,96 @@ impl Plan {
     fn go_back(&mut self, to: Sequence) {
         self.bounds.push(Bound { through: self.position, room: None });
         self.position = to;
+        self.search = None;
         self.forget_hand();
-        self.work_tries = Tries::default();
     }
 
     /// Postgres holds everything up to `to`.
     fn settle(&mut self, to: Sequence) -> Settled {
         self.position = to;
+        self.search = self.search.filter(|search| search.through > to);
         let first_done = self.bounds.iter().position(|bound| bound.through <= to).unwrap_or(self.bounds.len());
         let done = self.bounds.split_off(first_done);
         let hand = self.hand.take();
         self.forget_hand();
-        self.work_tries = Tries::default();
         Settled { hand, _bounds: done }
     }
 
     fn forget_hand(&mut self) {
         self.hand = None;
         self.condemned = None;
-        self.saves_max = u64::MAX;
+        self.waited = false;
+        self.refused_since = None;
+        self.standing.at = None;
+        self.standing.told = false;
+        self.work_tries = Tries::default();
     }
 
     /// What is in hand was committed. `true`: whatever was wrong is over.
     pub(in crate::drain) fn applied(&mut self) -> (Settled, bool) {
-        let through = self.hand.as_ref().expect("only what is in hand is applied").through;
-        self.statement_rows = (self.statement_rows + self.statement_rows_max / GROWTH + 1).min(self.statement_rows_max);
+        let hand = self.hand.as_ref().expect("only what is in hand is applied");
+        let through = hand.through;
+        let saves = match &hand.work {
+            HandWork::Generation { generation, .. } => {
+                self.standing.taken(generation);
+                generation.saves
+            }
+            HandWork::Failed { saves, .. } => saves.len() as u64,
+        };
+        match &mut self.search {
+            Some(search) => search.saves = search.saves.saturating_sub(saves),
+            None => self.saves_max = self.saves_max.saturating_mul(2),
+        }
+        let rows_max = self.settings.statement_rows;
+        self.statement_rows = (self.statement_rows + rows_max / GROWTH + 1).min(rows_max);
         let over = self.trouble.take().is_some_and(|trouble| trouble.halt.is_some());
         (self.settle(through), over)
     }
 
     /// A generation came out of the backlog. Returns it if it isn't what comes next.
-    pub(in crate::drain) fn sealed(&mut self, generation: Generation, room: Room) -> Option<Generation> {
+    pub(in crate::drain) fn sealed(&mut self, generation: Generation, room: Room, reaches: &Reaches) -> Option<Generation> {
         debug_assert!(self.bounds.is_empty() && self.hand.is_none(), "the backlog comes after what is known");
         let through = generation.through;
         if through <= self.position {
             return Some(generation);
         }
         self.bounds.push(Bound { through, room: Some(room) });
-        if generation.after == self.position {
+        let fits = generation.saves <= self.saves_max() && *generation.reaches == *reaches;
+        if generation.after == self.position && fits {
             let single = generation.saves == 1;
             self.hand = Some(Hand { through, work: HandWork::Generation { generation, single, room: None } });
             return None;
         }
-        // Part of it is in Postgres, or what is before it is not: it is folded from the journal. Its room stays with the bound.
+        // Part of it is in Postgres, or what is before it is not, or less is tried at once, or it was folded by an older
+        // catalog: it is folded from the journal. Its room stays with the bound.
         Some(generation)
+    }
+
+    /// What is in hand and what came out of the backlog after it, to be folded into one. `None` if nothing came that fits.
+    pub(in crate::drain) fn begin_extension(&mut self, sealed: Option<(Generation, Room)>) -> Option<(Generation, Generation, Room)> {
+        self.waited = false;
+        let (later, later_room) = sealed?;
+        let Some(Hand { through, work: HandWork::Generation { generation, single, room } }) = self.hand.take() else {
+            unreachable!("only a generation is extended");
+        };
+        let bound = self.bounds.pop().expect("what is in hand ends at a bound");
+        if generation.through != later.after || generation.reaches != later.reaches {
+            self.bounds.push(Bound { through: later.through, room: Some(later_room) });
+            self.bounds.push(bound);
+            self.hand = Some(Hand { through, work: HandWork::Generation { generation, single, room } });
+            return None;
+        }
+        // Should this go no further, all of it is folded from the journal.
+        self.bounds.push(Bound { through: later.through, room: None });
+        let rooms = [bound.room, room].into_iter().flatten();
+        Some((generation, later, rooms.fold(later_room, Room::joined)))
+    }
+
+    /// Both are one.
+    pub(in crate::drain) fn extended(&mut self, generation: Generation, room: Room) {
+        let (through, footprint) = (generation.through, generation.footprint);
+        self.bounds.last_mut().expect("it was pushed").room = Some(room.within(footprint));
+        self.hand = Some(Hand { through, work: HandWork::Generation { generation, single: false, room: None } });
     }
 
     /// What a generation folded from the journal takes beyond the room that the bounds hold.
@@ -142,7 +202,6 @@ impl Plan {
         if self.bounds.last().is_none_or(|bound| bound.through > through) {
             self.bounds.push(Bound { through, room: None });
         }
-        self.saves_max = u64::MAX;
         self.hand = Some(Hand { through, work: HandWork::Generation { generation, single, room: Some(room) } });
     }
 
@@ -177,8 +236,9 @@ impl Plan {
     /// Reading or writing the position row or reading the catalog failed.
     pub(in crate::drain) fn contact_failed(&mut self, need: Need, failure: &Failure, now: Instant, chance: f64) -> Verdict {
         self.contact = Contact::Unread;
+        let waits = self.waits();
         let tries = self.contact_tries.count(failure.sqlstate.as_deref());
-        let verdict = judge(need, tries, Stake::None, self.waits, chance);
+        let verdict = judge(need, tries, Stake::None, waits, chance);
         self.wait(verdict, failure, now, true);
         verdict
     }
@@ -187,8 +247,9 @@ impl Plan {
     /// is read before the next try: it may have been corrected.
     pub(in crate::drain) fn cannot_prepare(&mut self, failure: &Failure, now: Instant, chance: f64) -> Verdict {
         self.contact = Contact::Unread;
+        let waits = self.waits();
         let tries = self.work_tries.count(None);
-        let verdict = judge(Need::Halt, tries, Stake::None, self.waits, chance);
+        let verdict = judge(Need::Halt, tries, Stake::None, waits, chance);
         self.wait(verdict, failure, now, false);
         verdict
     }
@@ -201,14 +262,21 @@ impl Plan {
             }
             Some(HandWork::Failed { .. }) | None => (Stake::None, 0),
         };
+        let waits = self.waits();
         let tries = self.work_tries.count(failure.sqlstate.as_deref());
-        let verdict = judge(need, tries, stake, self.waits, chance);
+        let verdict = judge(need, tries, stake, waits, chance);
+        let verdict = self.stand(verdict, failure, now);
         self.wait(verdict, failure, now, false);
         let dropped = match verdict {
             Verdict::Halve => {
-                self.saves_max = (saves / 2).max(1);
-                self.hand.take()
+                let hand = self.hand.take();
+                if self.search.is_none() {
+                    self.saves_max = (saves / 2).max(1);
+                }
+                self.search = hand.as_ref().map(|hand| Search { through: hand.through, saves });
+                hand
             }
+            Verdict::Refold(_) => self.hand.take(),
             Verdict::Fail => {
                 self.condemned = Some(failure.clone());
                 self.hand.take()
@@ -225,14 +293,35 @@ impl Plan {
         (verdict, dropped)
     }
 
+    /// What only a person, a setting or time can decide about a single save.
+    fn stand(&mut self, verdict: Verdict, failure: &Failure, now: Instant) -> Verdict {
+        let Some(Hand { work: HandWork::Generation { generation, single: true, .. }, .. }) = &self.hand else { return verdict };
+        match verdict {
+            Verdict::Fail if failure.sqlstate.as_deref() == Some("23503") => {
+                let since = *self.refused_since.get_or_insert(now);
+                let retried = now >= since + self.settings.relational_retry;
+                if retried { Verdict::Fail } else { Verdict::Again(self.settings.retry_wait_min) }
+            }
+            Verdict::Halt(wait) if failure.is_about_statement() => {
+                self.standing.judge(failure, generation, wait, self.settings.halt_wait, now)
+            }
+            other => other,
+        }
+    }
+
+    fn waits(&self) -> Waits {
+        Waits { min: self.settings.retry_wait_min, max: self.settings.retry_wait_max }
+    }
+
     fn wait(&mut self, verdict: Verdict, failure: &Failure, now: Instant, ends_at_contact: bool) {
         let wait = match verdict {
             Verdict::Again(wait) | Verdict::Shrink(wait) => wait,
             Verdict::Reconnect(wait) | Verdict::Reread(wait) => {
                 self.contact = Contact::Unread;
+                self.waited = true;
                 wait
             }
-            Verdict::Halt(wait) => {
+            Verdict::Halt(wait) | Verdict::Refold(wait) => {
                 self.refresh = true;
                 wait
             }
@@ -247,5 +336,30 @@ impl Plan {
             }
             _ => Trouble { until, halt: None, ends_at_contact },
         });
+    }
+}
+
+impl Standing {
+    /// In front of a single save whose statement was refused: wait on, or let it become a failed save.
+    fn judge(&mut self, failure: &Failure, generation: &Generation, wait: Duration, wait_max: Duration, now: Instant) -> Verdict {
+        let cause = Cause { collection: failure.collection.clone(), sqlstate: failure.sqlstate.clone() };
+        let since = match &self.at {
+            Some((at, since)) if *at == cause => *since,
+            _ => now,
+        };
+        let given_up = self.given_up.as_ref().is_some_and(|(given_up, _)| *given_up == cause);
+        if given_up || self.told || now >= since + wait_max {
+            let collections: Vec<CollectionId> = generation.by_collection().map(|(id, _)| id).collect();
+            self.given_up = Some((cause, collections));
+            return Verdict::Fail;
+        }
+        self.at = Some((cause, since));
+        Verdict::Halt(wait.min(since + wait_max - now))
+    }
+
+    /// A generation was taken: what its collections were refused for is repaired.
+    fn taken(&mut self, generation: &Generation) {
+        let is_taken = |id: &CollectionId| generation.by_collection().any(|(taken, _)| taken == *id);
+        self.given_up.take_if(|(_, collections)| collections.iter().any(is_taken));
     }
 }

@@ -14,7 +14,7 @@ pub(super) async fn under_fire(world: &World, life: &Life) {
     for _ in 0..chance.u32(5..80) {
         match chance.u8(..40) {
             0 => life.handle.pause("chance", Some(Duration::from_secs(chance.u64(1..20)))),
-            1 => life.handle.resume(),
+            1 => life.handle.resume(false),
             2 => world.go_away(Duration::from_millis(chance.u64(0..40_000))),
             3 => world.break_schema(Duration::from_secs(chance.u64(0..60))),
             4 => world.go_back(),

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::world::{World, executed};
 use crate::{
     backlog::{Generation, model::Model},
+    collections::Reaches,
     drain::{Target, What, Work},
     postgres::{Action, ApplyError, Failure, PositionRow, Written},
     save::{Accepted, Sequence},
@@ -236,6 +237,10 @@ impl Target for FakePostgres {
             server.back_up();
         }
         if in_doubt { Err(doubt()) } else { Ok(()) }
+    }
+
+    fn reaches(&self) -> Arc<Reaches> {
+        Arc::default()
     }
 
     async fn refresh(&mut self) -> Result<(), Failure> {

@@ -177,7 +177,7 @@ impl Control for FakeDaemon {
         SystemTime::UNIX_EPOCH + duration
     }
 
-    async fn resume(&self, lanes: &[LaneId]) -> Vec<LaneId> {
+    async fn resume(&self, lanes: &[LaneId], _: bool) -> Vec<LaneId> {
         let mut paused = self.paused.lock().expect("no test panics under it");
         let resumed = lanes.iter().filter(|&&lane| paused.iter().any(|one| one.0 == lane)).copied().collect();
         paused.clear();

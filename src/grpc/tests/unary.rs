@@ -99,9 +99,6 @@ async fn fields_whose_time_has_not_come_are_named_and_not_ignored() {
     }
     let status = soon(client.save(SaveRequest { durability: 9, ..request(player(1)) })).await.expect_err("it is refused");
     assert_error(&status, Code::InvalidArgument, "INVALID_REQUEST");
-    let resume = ResumeRequest { fail: true, ..ResumeRequest::default() };
-    let status = soon(door.admin().await.resume(resume)).await.expect_err("it is refused");
-    assert_eq!(assert_error(&status, Code::Unimplemented, "NOT_IMPLEMENTED").metadata["name"], "ResumeRequest.fail");
     assert!(door.journal.saved().is_empty());
 }
 
