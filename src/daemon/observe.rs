@@ -13,7 +13,7 @@ use crate::{
         CollectionObservation, JournalObservation, LaneObservation, LaneState, LimitObservation, Metrics, Observation, Refused,
         RetryReason, RowOp, Rpc, TransactionResult,
     },
-    postgres::{Action, ApplyError, Postgres, RowsWritten, Written},
+    postgres::{Action, ApplyError, RowsWritten, Written},
     save::{Accepted, CollectionId, LaneId},
     status,
 };
@@ -120,7 +120,7 @@ fn label(rpc: grpc::Rpc) -> Rpc {
 }
 
 /// What a scrape finds.
-pub(super) fn observation(controls: &Arc<Controls>, health: &Health, postgres: &Postgres) -> Observation {
+pub(super) fn observation(controls: &Arc<Controls>, health: &Health) -> Observation {
     let journal = controls.journal.stats();
     let (known, mut collections) = (controls.collections.now(), Vec::new());
     for lane in &controls.lanes {
@@ -145,8 +145,8 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health, postgres: &
         ready: health.is_serving(),
         paused: lanes.iter().any(|lane| lane.state == LaneState::Paused),
         postgres_up: postgres_up(&controls.lanes),
-        postgres_connections: postgres.connections() as u64,
-        limits: controls.limits.all().map(|limit| LimitObservation { name: limit.name(), max: limit.max(), used: limit.used() }).to_vec(),
+        postgres_connections: controls.postgres.connections() as u64,
+        limits: controls.limits().map(|limit| LimitObservation { name: limit.name(), max: limit.max(), used: limit.used() }).collect(),
         collections,
         lanes,
         journal: JournalObservation {

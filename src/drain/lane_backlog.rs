@@ -11,7 +11,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::room::{Room, Rooms};
 use crate::{
     backlog::{Backlog, Footprint, Generation},
-    limits::Limits,
+    limits::{Limit, Limits},
     save::{Accepted, CollectionId, Sequence},
 };
 
@@ -25,6 +25,8 @@ struct Shared {
     /// The lane's task waits here.
     wake: Notify,
     rooms: Rooms,
+    /// `drain.generation_objects_max`
+    generation_objects: Arc<Limit>,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,8 @@ impl LaneBacklog {
     /// The backlog of a lane whose saves up to `after` are in Postgres, as far as the journal knows.
     pub fn new(generation_objects_max: u64, after: Sequence, limits: &Limits) -> Self {
         let inner = Inner { backlog: Backlog::new(generation_objects_max, after), since: None, out: None };
-        Self(Arc::new(Shared { inner: Mutex::new(inner), wake: Notify::new(), rooms: Rooms::new(limits) }))
+        let generation_objects = Arc::clone(&limits.generation_objects);
+        Self(Arc::new(Shared { inner: Mutex::new(inner), wake: Notify::new(), rooms: Rooms::new(limits), generation_objects }))
     }
 
     /// Folds in a group of saves, whole batches, for which admission has taken room, and gives back to the limits what
@@ -167,6 +170,7 @@ impl LaneBacklog {
             oldest_accepted_at: generation.oldest_accepted_at,
             by_collection: generation.by_collection().collect(),
         });
+        self.0.generation_objects.saw(generation.footprint.objects);
         let room = self.0.rooms.adopt(generation.footprint);
         Some((generation, room))
     }

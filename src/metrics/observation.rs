@@ -35,7 +35,7 @@ pub struct LimitObservation {
     pub name: &'static str,
     /// What it allows.
     pub max: u64,
-    /// What is in use.
+    /// What is used of it.
     pub used: u64,
 }
 
