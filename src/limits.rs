@@ -15,7 +15,9 @@ use crate::settings::Settings;
 pub enum LimitKind {
     /// A shared amount: `used` is what is in use now.
     Amount,
-    /// The size of one thing, of which there may be many: `used` is the largest since the start that was let through.
+    /// The size of one thing, of which there may be many: `used` is the largest since the start that was let through. It is
+    /// above `max` where what can't be divided goes beyond: one call's saves in a group, the last group of a segment, an
+    /// atomic batch in a generation.
     Size,
     /// What must be left: `used` is what there is now, and the limit is met once that is below `max`.
     Reserve,

@@ -38,7 +38,9 @@ struct Counted(ConnectionCalls);
 
 impl ConnectionCalls {
     fn begin(&self, limit: &Limit) -> Counted {
-        limit.saw(self.0.fetch_add(1, Ordering::Relaxed) + 1);
+        let open = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        // HTTP/2 lets no more through. A call that was reset it forgets at once, we when its answer is dropped.
+        limit.saw(open.min(limit.max()));
         Counted(self.clone())
     }
 }
