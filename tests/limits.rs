@@ -37,7 +37,7 @@ async fn shown(daemon: &Daemon, name: &str) -> LimitStatus {
     let found = answer.status.expect("a status").limits.into_iter().find(|limit| limit.name == name);
     let page = http_get(daemon.http().await, "/metrics").await;
     for metric in ["forebay_limit", "forebay_limit_used"] {
-        assert!(page.contains(&format!("{metric}{{name=\"{name}\"}} ")), "{metric} of {name} is not in\n{page}");
+        assert!(page.contains(&format!("{metric}{{name=\"{name}\",")), "{metric} of {name} is not in\n{page}");
     }
     found.unwrap_or_else(|| panic!("{name} is in the status"))
 }
@@ -170,7 +170,7 @@ async fn connections_are_limited() {
     let idle = [TcpStream::connect(address).await.expect("connected"), TcpStream::connect(address).await.expect("connected")];
     let http = daemon.http().await;
     eventually("three connections are counted", || async {
-        http_get(http, "/metrics").await.contains("forebay_limit_used{name=\"grpc.connections_max\"} 3").then_some(())
+        http_get(http, "/metrics").await.contains("forebay_limit_used{name=\"grpc.connections_max\",kind=\"amount\"} 3").then_some(())
     })
     .await;
     client.save(request(save(1, 10))).await.expect("those that are open are served");

@@ -9,8 +9,9 @@ use super::control::{Controls, postgres_up, state};
 use crate::{
     backlog::Generation,
     grpc::{self, Health},
+    limits::{self, Limit},
     metrics::{
-        CollectionObservation, JournalObservation, LaneObservation, LaneState, LimitObservation, Metrics, Observation, Refused,
+        CollectionObservation, JournalObservation, LaneObservation, LaneState, LimitKind, LimitObservation, Metrics, Observation, Refused,
         RetryReason, RowOp, Rpc, TransactionResult,
     },
     postgres::{Action, ApplyError, RowsWritten, Written},
@@ -146,7 +147,7 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health) -> Observat
         paused: lanes.iter().any(|lane| lane.state == LaneState::Paused),
         postgres_up: postgres_up(&controls.lanes),
         postgres_connections: controls.postgres.connections() as u64,
-        limits: controls.limits().map(|limit| LimitObservation { name: limit.name(), max: limit.max(), used: limit.used() }).collect(),
+        limits: controls.limits().map(limit).collect(),
         collections,
         lanes,
         journal: JournalObservation {
@@ -155,6 +156,15 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health) -> Observat
             retained: journal.retained,
         },
     }
+}
+
+fn limit(limit: &Limit) -> LimitObservation {
+    let kind = match limit.kind() {
+        limits::LimitKind::Amount => LimitKind::Amount,
+        limits::LimitKind::Size => LimitKind::Size,
+        limits::LimitKind::Reserve => LimitKind::Reserve,
+    };
+    LimitObservation { kind, name: limit.name(), max: limit.max(), used: limit.used() }
 }
 
 fn at(collections: &mut Vec<CollectionObservation>, id: CollectionId) -> &mut CollectionObservation {
