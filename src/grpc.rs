@@ -5,7 +5,7 @@
 //! what it needs of them it asks through [`Control`]. A call that is cancelled or times out cancels nothing that the
 //! journal has taken. After a failure of the journal nothing is acknowledged (P8).
 //!
-//! In the order of a call: `accept` (connections) → `save_service`, `stream`, `admin` (calls) → `validate` (checks) →
+//! In the order of a call: `accept` (connections) → `calls` (every call) → `save_service`, `stream`, `admin` (calls) → `validate` (checks) →
 //! `admission` (room) → [`Append`] (the journal).
 
 use std::{sync::Arc, time::Duration};
@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
+use tower_layer::{Identity, Stack};
 use uuid::Uuid;
 
 use crate::{
@@ -25,6 +26,7 @@ mod accept;
 mod admin;
 mod admission;
 mod append;
+mod calls;
 mod catalog;
 mod control;
 mod deadline;
@@ -113,7 +115,7 @@ pub async fn serve(
             health.stopping();
         }
     };
-    let router = router(settings, handles, stop.clone());
+    let router = router(&settings, handles, stop.clone());
     let serving = router.serve_with_incoming_shutdown(accept.connections(), stopped);
     let cutting = async {
         stop.cancelled().await;
@@ -128,14 +130,14 @@ pub async fn serve(
     serving.await
 }
 
-fn router(settings: GrpcSettings, handles: Handles, stop: CancellationToken) -> Router {
-    let mut server = server(&settings);
+fn router(settings: &GrpcSettings, handles: Handles, stop: CancellationToken) -> Router<Stack<calls::CallsLayer, Identity>> {
+    let mut server = server(settings).layer(calls::CallsLayer::new(&handles.limits));
     let health = tonic_health::pb::health_server::HealthServer::new(handles.health.clone());
     // Ours fires first, and says what the limit is.
     let decoded_max = usize::try_from(settings.message_bytes_max.saturating_mul(2)).unwrap_or(usize::MAX);
     // Tickets are about as long as the smallest saves.
     let encoded_max = decoded_max.max(8 << 20);
-    let door = door::Door::new(settings, handles, stop);
+    let door = door::Door::new(handles, stop);
     let saves = SaveServiceServer::new(save_service::SaveService(Arc::clone(&door)))
         .max_decoding_message_size(decoded_max)
         .max_encoding_message_size(encoded_max);
@@ -163,7 +165,8 @@ fn server(settings: &GrpcSettings) -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_adaptive_window(Some(false))
         .max_frame_size(FRAME_BYTES_MAX)
-        .http2_max_header_list_size(settings.header_bytes_max)
+        // Ours fires first, and says what the limit is.
+        .http2_max_header_list_size(settings.header_bytes_max.saturating_mul(2))
         .http2_keepalive_interval(Some(settings.keepalive_interval))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout))
         .http2_max_local_error_reset_streams(Some(LOCAL_ERROR_RESETS_MAX))

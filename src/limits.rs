@@ -1,15 +1,32 @@
-//! Every limit of P7 by name: what it allows and what is in use, in one registry that `metrics` and `status` read.
+//! Every limit of P7 by name: what it allows and what is used of it, in one registry that `metrics` and `status` read.
 //!
-//! Taking room never waits: at the limit the caller is refused, with the limit's name and how full it is.
+//! Taking room never waits: at the limit the caller is refused, with the limit's name and how full it is. Limits on waits
+//! are no matter of this registry: they end by themselves, and nothing is used of them.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// One named limit and what is in use of it. Cheap to share: clone the `Arc`.
+use crate::settings::Settings;
+
+/// What a limit holds down, and so what `used` says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitKind {
+    /// A shared amount: `used` is what is in use now.
+    Amount,
+    /// The size of one thing, of which there may be many: `used` is the largest since the start that was let through. It is
+    /// above `max` where what can't be divided goes beyond: one call's saves in a group, the last group of a segment, an
+    /// atomic batch in a generation.
+    Size,
+    /// What must be left: `used` is what there is now, and the limit is met once that is below `max`.
+    Reserve,
+}
+
+/// One named limit and what is used of it. Cheap to share: clone the `Arc`.
 #[derive(Debug)]
 pub struct Limit {
+    kind: LimitKind,
     name: &'static str,
     max: AtomicU64,
     used: AtomicU64,
@@ -29,8 +46,13 @@ pub struct LimitReached {
 
 impl Limit {
     /// A limit under the name of its setting.
-    pub fn new(name: &'static str, max: u64) -> Arc<Self> {
-        Arc::new(Self { name, max: AtomicU64::new(max), used: AtomicU64::new(0) })
+    pub fn new(kind: LimitKind, name: &'static str, max: u64) -> Arc<Self> {
+        Arc::new(Self { kind, name, max: AtomicU64::new(max), used: AtomicU64::new(0) })
+    }
+
+    /// What it holds down.
+    pub fn kind(&self) -> LimitKind {
+        self.kind
     }
 
     /// The setting's name.
@@ -43,7 +65,7 @@ impl Limit {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// What is in use.
+    /// What is used of it, as its [kind](LimitKind) has it.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
@@ -56,6 +78,22 @@ impl Limit {
     /// Sets what is in use, where it is measured instead of counted.
     pub fn set_used(&self, used: u64) {
         self.used.store(used, Ordering::Relaxed);
+    }
+
+    /// Whether one thing of this size is let through.
+    pub fn lets_through(&self, size: u64) -> bool {
+        let fits = size <= self.max();
+        if fits {
+            self.saw(size);
+        }
+        fits
+    }
+
+    /// One thing of this size was let through. For the way of every save: a load and a comparison, and a write only for the largest yet.
+    pub fn saw(&self, size: u64) {
+        if size > self.used() {
+            self.used.fetch_max(size, Ordering::Relaxed);
+        }
     }
 
     /// Takes room.
@@ -112,47 +150,86 @@ impl Drop for Permit {
     }
 }
 
-/// The limits that are shared between stages, and the list of all for metrics and status.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// `backlog.bytes_max`: [`Save::bytes`](crate::save::Save::bytes) of what is accepted and not in Postgres.
-    pub backlog_bytes: Arc<Limit>,
-    /// `backlog.objects_max`
-    pub backlog_objects: Arc<Limit>,
-    /// `journal.bytes_max`: journal bytes of what is not drained; the journal measures it.
-    pub journal_bytes: Arc<Limit>,
-    /// `journal.inbox_bytes_max`: encoded saves that wait for the journal's thread.
-    pub journal_inbox_bytes: Arc<Limit>,
-    /// `grpc.connections_max`
-    pub connections: Arc<Limit>,
-    /// `grpc.calls_in_flight_max`
-    pub calls_in_flight: Arc<Limit>,
-    /// `grpc.awaiting_calls_max`
-    pub awaiting_calls: Arc<Limit>,
-    /// `grpc.save_streams_max`
-    pub save_streams: Arc<Limit>,
-    /// `request_ids.count_max`: streams remembered by id.
-    pub request_ids: Arc<Limit>,
-    /// `failed.saves_max`: open rows of `forebay.failed_save`.
-    pub failed_saves: Arc<Limit>,
+macro_rules! limits {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident of $section:ident.$key:ident;)*) => {
+        /// Every limit of the settings.
+        #[derive(Clone, Debug)]
+        pub struct Limits {
+            $($(#[$doc])* pub $field: Arc<Limit>,)*
+        }
+
+        impl Limits {
+            /// As the settings have them, with nothing in use.
+            pub fn new(settings: &Settings) -> Self {
+                Self {
+                    $($field: Limit::new(
+                        LimitKind::$kind,
+                        concat!(stringify!($section), ".", stringify!($key)),
+                        settings.$section.$key.into(),
+                    ),)*
+                }
+            }
+
+            /// Every limit, for metrics and status.
+            pub fn all(&self) -> impl Iterator<Item = &Limit> {
+                [$(&*self.$field),*].into_iter()
+            }
+        }
+    };
 }
 
-impl Limits {
-    /// Every limit, for metrics and status.
-    pub fn all(&self) -> [&Arc<Limit>; 10] {
-        [
-            &self.backlog_bytes,
-            &self.backlog_objects,
-            &self.journal_bytes,
-            &self.journal_inbox_bytes,
-            &self.connections,
-            &self.calls_in_flight,
-            &self.awaiting_calls,
-            &self.save_streams,
-            &self.request_ids,
-            &self.failed_saves,
-        ]
-    }
+// In the order of `config/forebay.toml`.
+limits! {
+    /// Open connections.
+    connections: Amount of grpc.connections_max;
+    /// Calls open at once on one connection; HTTP/2 holds clients to it.
+    connection_calls: Size of grpc.streams_per_connection_max;
+    /// Saving calls in flight.
+    calls_in_flight: Amount of grpc.calls_in_flight_max;
+    /// Waiting calls.
+    awaiting_calls: Amount of grpc.awaiting_calls_max;
+    /// Open save streams.
+    save_streams: Amount of grpc.save_streams_max;
+    /// Unacknowledged saves of one stream; beyond it the stream isn't read.
+    stream_unacknowledged: Size of grpc.stream_unacknowledged_max;
+    /// Bytes of one request message.
+    message_bytes: Size of grpc.message_bytes_max;
+    /// Bytes of one body.
+    body_bytes: Size of grpc.body_bytes_max;
+    /// Bytes of one key, as it came or in canonical form.
+    key_bytes: Size of grpc.key_bytes_max;
+    /// Saves of one message.
+    batch_saves: Size of grpc.batch_saves_max;
+    /// Bytes of one call's headers.
+    header_bytes: Size of grpc.header_bytes_max;
+    /// Journal bytes of what is not drained; the journal measures it.
+    journal_bytes: Amount of journal.bytes_max;
+    /// Free bytes of the journal's file system; the journal measures it.
+    journal_free_bytes: Reserve of journal.free_bytes_min;
+    /// Bytes of one segment; beyond it the next group begins another.
+    segment_bytes: Size of journal.segment_bytes;
+    /// Encoded bytes of one group. A call that has more alone is a group of its own.
+    group_bytes: Size of journal.group_bytes_max;
+    /// Saves of one group. A call that has more alone is a group of its own.
+    group_saves: Size of journal.group_saves_max;
+    /// Encoded saves that wait for the journal's thread.
+    journal_inbox_bytes: Amount of journal.inbox_bytes_max;
+    /// Bytes of drained segments that are kept; the journal measures it.
+    retention_bytes: Amount of journal.retention_bytes_max;
+    /// [`Save::bytes`](crate::save::Save::bytes) of what is accepted and not in Postgres.
+    backlog_bytes: Amount of backlog.bytes_max;
+    /// Objects of what is accepted and not in Postgres.
+    backlog_objects: Amount of backlog.objects_max;
+    /// Rows of one statement.
+    statement_rows: Size of drain.statement_rows;
+    /// Objects of one generation; beyond it another begins, unless an atomic batch goes on there.
+    generation_objects: Size of drain.generation_objects_max;
+    /// Connections to Postgres beside the lanes' own; read when somebody looks.
+    readers: Amount of postgres.readers;
+    /// Open rows of `forebay.failed_save`.
+    failed_saves: Amount of failed.saves_max;
+    /// Streams remembered by id.
+    request_ids: Amount of request_ids.count_max;
 }
 
 #[cfg(test)]
@@ -161,7 +238,7 @@ mod tests {
 
     #[test]
     fn room_is_never_given_beyond_the_limit() {
-        let limit = Limit::new("test.limit", 10);
+        let limit = Limit::new(LimitKind::Amount, "test.limit", 10);
         limit.try_take(7).expect("room");
         assert_eq!(limit.try_take(4), Err(LimitReached { name: "test.limit", max: 10, used: 7 }));
         let permit = limit.permit(3).expect("room");
@@ -173,5 +250,36 @@ mod tests {
         assert!(limit.try_take(0).is_err());
         limit.give_back(8);
         assert!(limit.try_take(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn the_largest_that_was_let_through_is_remembered() {
+        let limit = Limit::new(LimitKind::Size, "test.limit", 10);
+        assert!(limit.lets_through(7) && limit.lets_through(3) && !limit.lets_through(11));
+        assert_eq!(limit.used(), 7);
+        assert!(limit.lets_through(10));
+        assert_eq!(limit.used(), 10);
+    }
+
+    #[test]
+    fn every_count_and_size_of_the_settings_is_a_limit() {
+        // A part of a wait: nothing is used of it.
+        const KEEPALIVE: &str = "postgres.keepalive_count";
+        let limits = Limits::new(&Settings::default());
+        let file: toml::Table = include_str!("../config/forebay.toml").parse().expect("TOML");
+        let mut amounts = Vec::new();
+        for (section, keys) in &file {
+            for (key, value) in keys.as_table().expect("the file has sections only") {
+                let is_size = value.as_str().is_some_and(|text| text.ends_with('B'));
+                if value.is_integer() || is_size {
+                    amounts.push(format!("{section}.{key}"));
+                }
+            }
+        }
+        amounts.retain(|name| name != KEEPALIVE);
+        let mut known: Vec<_> = limits.all().map(Limit::name).collect();
+        known.sort_unstable();
+        amounts.sort_unstable();
+        assert_eq!(known, amounts);
     }
 }

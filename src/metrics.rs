@@ -22,7 +22,7 @@ mod families;
 mod labels;
 mod observation;
 
-pub use labels::{LaneState, Refused, RetryReason, RowOp, Rpc, TransactionResult};
+pub use labels::{LaneState, LimitKind, Refused, RetryReason, RowOp, Rpc, TransactionResult};
 pub use observation::{CollectionObservation, JournalObservation, LaneObservation, LimitObservation, Observation};
 
 /// The metrics of one daemon. Cheap to clone.

@@ -65,12 +65,17 @@ impl Postgres {
             let builder = Pool::builder(hosts.manager()).max_size(size.max(1)).timeouts(timeouts).runtime(Runtime::Tokio1);
             builder.build().expect("a pool with a runtime can be built")
         };
-        Ok(Self { writers: pool(lanes), readers: pool(settings.readers), session })
+        Ok(Self { writers: pool(lanes), readers: pool(usize::from(settings.readers)), session })
     }
 
     /// How many connections there are.
     pub fn connections(&self) -> usize {
-        self.writers.status().size + self.readers.status().size
+        self.writers.status().size + self.readers()
+    }
+
+    /// How many of them only read.
+    pub fn readers(&self) -> usize {
+        self.readers.status().size
     }
 
     /// Connects and says what kind of server it is.

@@ -175,7 +175,7 @@ pub struct PostgresSettings {
     /// Schemas whose tables are collections; the first needs no prefix.
     pub schemas: Vec<String>,
     /// Connections beside the writers.
-    pub readers: usize,
+    pub readers: u16,
     /// How long the very first start, which has no catalog yet, waits for Postgres.
     pub first_wait: Duration,
     /// The whole handshake.

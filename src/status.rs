@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::save::Sequence;
+use crate::{limits::LimitKind, save::Sequence};
 
 /// The whole status at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,11 +119,13 @@ pub struct JournalStatus {
 /// A limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitStatus {
+    /// What it holds down.
+    pub kind: LimitKind,
     /// The setting.
     pub name: &'static str,
     /// What it allows.
     pub max: u64,
-    /// What is in use.
+    /// What is used of it, as its kind has it.
     pub used: u64,
 }
 

@@ -1,16 +1,20 @@
-//! Every limit is reached once: the caller is refused with the limit's name and when to retry, and once there is room
-//! again, saves go on.
+//! Every limit is reached once: the caller is refused with the limit's name and what to do, or what is too much waits for the
+//! next; and once there is room again, saves go on.
 
-use forebay::proto::{GetStatusRequest, PauseRequest, ResumeRequest, Save};
+use forebay::proto::{GetStatusRequest, LimitStatus, PauseRequest, ResumeRequest, Save};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::support::{
-    Daemon, Database, Setup, directory, eventually,
+    Daemon, Database, Setup, directory, eventually, http_get,
     saves::{batch, request, set},
 };
+
+mod calls;
+mod sizes;
+mod streams;
 
 const SCHEMA: &str = "create table players (id bigint primary key, name text)";
 
@@ -21,6 +25,26 @@ fn save(n: u64, bytes: usize) -> Save {
 async fn pause(daemon: &Daemon) {
     let request = PauseRequest { reason: "test".to_owned(), ..PauseRequest::default() };
     daemon.admin().await.pause(request).await.expect("paused");
+}
+
+async fn resume(daemon: &Daemon) {
+    daemon.admin().await.resume(ResumeRequest::default()).await.expect("resumed");
+}
+
+/// A limit as the status shows it; the metrics have the same pair.
+async fn shown(daemon: &Daemon, name: &str) -> LimitStatus {
+    let answer = daemon.admin().await.get_status(GetStatusRequest::default()).await.expect("a status").into_inner();
+    let found = answer.status.expect("a status").limits.into_iter().find(|limit| limit.name == name);
+    let page = http_get(daemon.http().await, "/metrics").await;
+    for metric in ["forebay_limit", "forebay_limit_used"] {
+        assert!(page.contains(&format!("{metric}{{name=\"{name}\",")), "{metric} of {name} is not in\n{page}");
+    }
+    found.unwrap_or_else(|| panic!("{name} is in the status"))
+}
+
+/// Waits until so much is used of a limit.
+async fn used(daemon: &Daemon, name: &str, expected: u64) {
+    eventually(&format!("{expected} are used of {name}"), || async { (shown(daemon, name).await.used == expected).then_some(()) }).await;
 }
 
 /// The refusal names the limit and says when to come back.
@@ -47,14 +71,9 @@ async fn fill_and_recover(setup: Setup, limit: &str, bytes: usize) {
         }
     }
     refused_by(&refusal.expect("the limit is reached"), limit);
-    let status =
-        daemon.admin().await.get_status(GetStatusRequest::default()).await.expect("a status").into_inner().status.expect("a status");
-    let shown = status.limits.iter().find(|shown| shown.name == limit).expect("the limit is in the status");
+    let shown = shown(&daemon, limit).await;
     assert!(shown.used <= shown.max && shown.used * 10 >= shown.max * 5, "{shown:?}");
-    let metrics = super::support::http_get(daemon.http().await, "/metrics").await;
-    assert!(metrics.contains(&format!("forebay_limit{{name=\"{limit}\"}}")), "{metrics}");
-    assert!(metrics.contains(&format!("forebay_limit_used{{name=\"{limit}\"}}")), "{metrics}");
-    daemon.admin().await.resume(ResumeRequest::default()).await.expect("resumed");
+    resume(&daemon).await;
     eventually("there is room again", || {
         let mut client = client.clone();
         async move { client.save(request(save(1, bytes))).await.ok() }
@@ -100,13 +119,26 @@ async fn journal_bytes_are_limited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn saves_are_refused_before_the_disk_is_full() {
+async fn saves_are_refused_before_the_disk_is_full_and_taken_again_when_there_is_space() {
+    /// So much may others write here meanwhile; twice as much has to be free.
+    const MARGIN: u64 = 512 << 20;
     let (database, journal) = (Database::with(SCHEMA).await, directory());
-    let setup = Setup::new(journal.path(), &database.url()).set("journal.free_bytes_min", "1000 TiB").expect_in_log("free");
+    let found = rustix::fs::statvfs(journal.path()).expect("a file system");
+    let min = (found.f_bavail * found.f_frsize).saturating_sub(MARGIN);
+    let setup = Setup::new(&journal.path().join("journal"), &database.url()).set("journal.free_bytes_min", &min.to_string());
     let daemon = setup.start().await;
-    let status = daemon.client().await.save(request(save(1, 10))).await.expect_err("refused");
+    let mut client = daemon.client().await;
+    client.save(request(save(1, 10))).await.expect("there is space");
+    let filler = tempfile::NamedTempFile::new_in(journal.path()).expect("a file");
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, 2 * MARGIN).expect("there is space");
+    let status = eventually("the space is missed", || async { daemon.client().await.save(request(save(1, 10))).await.err() }).await;
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert_eq!(status.get_details_error_info().expect("ErrorInfo").reason, "DISK_FULL");
+    assert!(status.message().contains("journal.free_bytes_min") && status.message().contains("free some space"), "{status:?}");
+    let limit = shown(&daemon, "journal.free_bytes_min").await;
+    assert!(limit.max == min && limit.used < min, "{limit:?}");
+    drop(filler);
+    eventually("saves are taken again", || async { daemon.client().await.save(request(save(1, 10))).await.ok() }).await;
     daemon.stop().await;
 }
 
@@ -136,10 +168,9 @@ async fn connections_are_limited() {
     let address = daemon.grpc().await;
     let mut client = daemon.client().await;
     let idle = [TcpStream::connect(address).await.expect("connected"), TcpStream::connect(address).await.expect("connected")];
-    let metric = "forebay_limit_used{name=\"grpc.connections_max\"} 3";
     let http = daemon.http().await;
     eventually("three connections are counted", || async {
-        super::support::http_get(http, "/metrics").await.contains(metric).then_some(())
+        http_get(http, "/metrics").await.contains("forebay_limit_used{name=\"grpc.connections_max\",kind=\"amount\"} 3").then_some(())
     })
     .await;
     client.save(request(save(1, 10))).await.expect("those that are open are served");

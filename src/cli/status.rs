@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use forebay::{
     exit::{Exit, Failure},
-    proto::{FailedSave, LaneState, LaneStatus, Status},
+    proto::{FailedSave, LaneState, LaneStatus, LimitKind, Status},
 };
 
 use super::daemon::DaemonArguments;
@@ -83,14 +83,19 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// Limits of which nothing is in use say nothing.
+    /// Limits of which nothing is used say nothing; free space is told with the journal.
     fn limits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let used: Vec<_> = self.status.limits.iter().filter(|limit| limit.used > 0).collect();
+        self.limits_of(f, LimitKind::Amount, "limits in use")?;
+        self.limits_of(f, LimitKind::Size, "largest since the start")
+    }
+
+    fn limits_of(&self, f: &mut fmt::Formatter<'_>, kind: LimitKind, title: &str) -> fmt::Result {
+        let used: Vec<_> = self.status.limits.iter().filter(|limit| limit.kind() == kind && limit.used > 0).collect();
         if used.is_empty() {
             return Ok(());
         }
         let width = used.iter().map(|limit| limit.name.len()).max().unwrap_or_default();
-        writeln!(f, "limits in use")?;
+        writeln!(f, "{title}")?;
         for limit in used {
             let percent = limit.used.saturating_mul(100).checked_div(limit.max).unwrap_or(100);
             let amount = |value| if limit.name.contains("bytes") { Size(value).to_string() } else { value.to_string() };
@@ -183,6 +188,10 @@ mod tests {
 
     use super::*;
 
+    fn limit(name: &str, kind: LimitKind, max: u64, used: u64) -> LimitStatus {
+        LimitStatus { name: name.to_owned(), max, used, kind: kind.into() }
+    }
+
     #[test]
     fn a_halted_lane_says_why_and_what_helps() {
         let status = Status {
@@ -201,8 +210,10 @@ mod tests {
             }],
             collections: vec![CollectionStatus { name: "players".to_owned(), backlog_objects: 2, backlog_bytes: 700 }],
             limits: vec![
-                LimitStatus { name: "backlog.bytes_max".to_owned(), max: 1 << 30, used: 1 << 29 },
-                LimitStatus { name: "grpc.save_streams_max".to_owned(), max: 9, used: 0 },
+                limit("backlog.bytes_max", LimitKind::Amount, 1 << 30, 1 << 29),
+                limit("grpc.save_streams_max", LimitKind::Amount, 9, 0),
+                limit("journal.group_saves_max", LimitKind::Size, 4_096, 1_024),
+                limit("journal.free_bytes_min", LimitKind::Reserve, 1 << 30, 5 << 30),
             ],
             failed_saves: 1,
             newest_failed_saves: vec![FailedSave {
@@ -227,12 +238,13 @@ mod tests {
             "remedy    grant insert, update on players",
             "2 objects of 9 saves",
             "players  2 objects, 700 B",
-            "backlog.bytes_max  512.0 MiB of 1.0 GiB (50 %)",
+            "limits in use\n  backlog.bytes_max  512.0 MiB of 1.0 GiB (50 %)\n",
+            "largest since the start\n  journal.group_saves_max  1024 of 4096 (25 %)\n",
             "scores 7, b: 23503 (scores_player_fkey) no such player",
         ] {
             assert!(page.contains(part), "{part} is not in\n{page}");
         }
-        assert!(!page.contains("grpc.save_streams_max"));
+        assert!(!page.contains("grpc.save_streams_max") && !page.contains("journal.free_bytes_min"));
     }
 
     #[test]

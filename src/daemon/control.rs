@@ -15,7 +15,8 @@ use crate::{
     drain::{LaneHandle, LaneState, NotFlushed},
     grpc::{Control, FlushError},
     journal::Monitor,
-    limits::Limits,
+    limits::{Limit, Limits},
+    postgres::Postgres,
     save::{CollectionId, LaneId, Sequence},
     status::{self, CollectionStatus, JournalStatus, LaneStatus, LimitStatus, StatusSnapshot},
 };
@@ -23,6 +24,7 @@ use crate::{
 /// The daemon as its callers see it.
 pub(super) struct Controls {
     pub(super) collections: SharedCollections,
+    pub(super) postgres: Postgres,
     pub(super) lanes: Vec<LaneHandle>,
     pub(super) limits: Limits,
     pub(super) journal: Monitor,
@@ -35,6 +37,12 @@ pub(super) struct Controls {
 impl Controls {
     fn lanes<'a>(&'a self, ids: &'a [LaneId]) -> impl Iterator<Item = &'a LaneHandle> {
         self.lanes.iter().filter(|lane| ids.contains(&lane.id()))
+    }
+
+    /// Every limit as it is now.
+    pub(super) fn limits(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.readers.set_used(self.postgres.readers() as u64);
+        self.limits.all()
     }
 }
 
@@ -104,7 +112,10 @@ impl Control for Controls {
                 segments: journal.segments,
                 retained: journal.retained,
             },
-            limits: self.limits.all().map(|limit| LimitStatus { name: limit.name(), max: limit.max(), used: limit.used() }).to_vec(),
+            limits: self
+                .limits()
+                .map(|limit| LimitStatus { kind: limit.kind(), name: limit.name(), max: limit.max(), used: limit.used() })
+                .collect(),
             failed_saves: self.limits.failed_saves.used(),
             newest_failed_saves: self.failed.newest().await,
             refused_tables: collections.refused().len() as u64,

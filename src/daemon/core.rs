@@ -21,7 +21,7 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     grpc::Streams,
     journal::{self, Journal, LedgerError, OpenError, OpenOptions, Running},
-    limits::{Limit, Limits},
+    limits::Limits,
     metrics::Metrics,
     postgres::Postgres,
     save::{LaneId, Sequence},
@@ -41,7 +41,6 @@ const FIRST_WAIT_INTERVAL: Duration = Duration::from_millis(500);
 /// A daemon without its front door.
 pub(super) struct Core {
     pub(super) journal: Running,
-    pub(super) postgres: Postgres,
     pub(super) controls: Arc<Controls>,
     pub(super) streams: Arc<Streams>,
     pub(super) limits: Limits,
@@ -55,7 +54,7 @@ impl Core {
     /// Opens the journal, learns the catalog, folds what is not in Postgres, starts the lanes.
     pub(super) async fn start(settings: &Settings, take_over: bool, stop: &CancellationToken) -> Result<Self, Failure> {
         let (started, started_at) = (Instant::now(), SystemTime::now());
-        let limits = limits(settings);
+        let limits = Limits::new(settings);
         let observer = Observer(Metrics::new(&[LANE]));
         let postgres = Postgres::new(&settings.postgres, LANES).or_exit(Exit::Settings, "read postgres.url")?;
         let opened = open(settings.journal.clone()).await?;
@@ -97,6 +96,7 @@ impl Core {
         let lane = maker.start(LaneId(0), LANE, backlog, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
         let controls = Controls {
             collections,
+            postgres,
             lanes: vec![lane],
             limits: limits.clone(),
             journal: monitor,
@@ -105,7 +105,7 @@ impl Core {
             started_at,
             failed,
         };
-        Ok(Self { journal, postgres, controls: Arc::new(controls), streams, limits, observer, started, lanes, fatal })
+        Ok(Self { journal, controls: Arc::new(controls), streams, limits, observer, started, lanes, fatal })
     }
 
     /// Waits for the stop, or for what ends the daemon.
@@ -178,21 +178,6 @@ fn left(lanes: &[LaneHandle]) -> Left {
             drained: left.drained && lane.is_drained(),
         }
     })
-}
-
-fn limits(settings: &Settings) -> Limits {
-    Limits {
-        backlog_bytes: Limit::new("backlog.bytes_max", settings.backlog.bytes_max),
-        backlog_objects: Limit::new("backlog.objects_max", settings.backlog.objects_max),
-        journal_bytes: Limit::new("journal.bytes_max", settings.journal.bytes_max),
-        journal_inbox_bytes: Limit::new("journal.inbox_bytes_max", settings.journal.inbox_bytes_max),
-        connections: Limit::new("grpc.connections_max", settings.grpc.connections_max),
-        calls_in_flight: Limit::new("grpc.calls_in_flight_max", settings.grpc.calls_in_flight_max),
-        awaiting_calls: Limit::new("grpc.awaiting_calls_max", settings.grpc.awaiting_calls_max),
-        save_streams: Limit::new("grpc.save_streams_max", settings.grpc.save_streams_max),
-        request_ids: Limit::new("request_ids.count_max", settings.request_ids.count_max),
-        failed_saves: Limit::new("failed.saves_max", settings.failed.saves_max),
-    }
 }
 
 async fn open(settings: JournalSettings) -> Result<Journal, Failure> {

@@ -63,6 +63,7 @@ impl LaneMaker<'_> {
                 writer: None,
                 met: false,
                 observer,
+                statement_rows: Arc::clone(&self.limits.statement_rows),
             },
             log: LaneLog {
                 lane: id,

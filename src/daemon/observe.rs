@@ -9,11 +9,12 @@ use super::control::{Controls, postgres_up, state};
 use crate::{
     backlog::Generation,
     grpc::{self, Health},
+    limits::{self, Limit},
     metrics::{
-        CollectionObservation, JournalObservation, LaneObservation, LaneState, LimitObservation, Metrics, Observation, Refused,
+        CollectionObservation, JournalObservation, LaneObservation, LaneState, LimitKind, LimitObservation, Metrics, Observation, Refused,
         RetryReason, RowOp, Rpc, TransactionResult,
     },
-    postgres::{Action, ApplyError, Postgres, RowsWritten, Written},
+    postgres::{Action, ApplyError, RowsWritten, Written},
     save::{Accepted, CollectionId, LaneId},
     status,
 };
@@ -121,7 +122,7 @@ fn label(rpc: grpc::Rpc) -> Rpc {
 }
 
 /// What a scrape finds.
-pub(super) fn observation(controls: &Arc<Controls>, health: &Health, postgres: &Postgres) -> Observation {
+pub(super) fn observation(controls: &Arc<Controls>, health: &Health) -> Observation {
     let journal = controls.journal.stats();
     let (known, mut collections) = (controls.collections.now(), Vec::new());
     for lane in &controls.lanes {
@@ -146,8 +147,8 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health, postgres: &
         ready: health.is_serving(),
         paused: lanes.iter().any(|lane| lane.state == LaneState::Paused),
         postgres_up: postgres_up(&controls.lanes),
-        postgres_connections: postgres.connections() as u64,
-        limits: controls.limits.all().map(|limit| LimitObservation { name: limit.name(), max: limit.max(), used: limit.used() }).to_vec(),
+        postgres_connections: controls.postgres.connections() as u64,
+        limits: controls.limits().map(limit).collect(),
         collections,
         lanes,
         journal: JournalObservation {
@@ -156,6 +157,15 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health, postgres: &
             retained: journal.retained,
         },
     }
+}
+
+fn limit(limit: &Limit) -> LimitObservation {
+    let kind = match limit.kind() {
+        limits::LimitKind::Amount => LimitKind::Amount,
+        limits::LimitKind::Size => LimitKind::Size,
+        limits::LimitKind::Reserve => LimitKind::Reserve,
+    };
+    LimitObservation { kind, name: limit.name(), max: limit.max(), used: limit.used() }
 }
 
 fn at(collections: &mut Vec<CollectionObservation>, id: CollectionId) -> &mut CollectionObservation {

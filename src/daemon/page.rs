@@ -7,7 +7,6 @@ use crate::{
     grpc::Health,
     http::Pages,
     metrics::{Metrics, Observation},
-    postgres::Postgres,
 };
 
 /// What is shown, once there is something.
@@ -18,7 +17,6 @@ pub(super) struct Page(Arc<Mutex<Option<Shown>>>);
 struct Shown {
     metrics: Metrics,
     controls: Arc<Controls>,
-    postgres: Postgres,
     health: Health,
 }
 
@@ -37,12 +35,7 @@ impl Page {
 
     /// From now on the daemon is shown.
     pub(super) fn show(&self, core: &Core, health: &Health) {
-        let shown = Shown {
-            metrics: core.observer.0.clone(),
-            controls: Arc::clone(&core.controls),
-            postgres: core.postgres.clone(),
-            health: health.clone(),
-        };
+        let shown = Shown { metrics: core.observer.0.clone(), controls: Arc::clone(&core.controls), health: health.clone() };
         *self.lock() = Some(shown);
     }
 
@@ -54,7 +47,7 @@ impl Page {
     fn render(&self) -> String {
         let shown = self.lock().clone();
         match shown {
-            Some(Shown { metrics, controls, postgres, health }) => metrics.render(&observation(&controls, &health, &postgres)),
+            Some(Shown { metrics, controls, health }) => metrics.render(&observation(&controls, &health)),
             None => Metrics::new(&[]).render(&Observation::default()),
         }
     }

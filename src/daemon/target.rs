@@ -11,6 +11,7 @@ use super::{catalog::SharedCollections, failed::FailedSaves, observe::Observer};
 use crate::{
     collections::{Collections, Reaches},
     drain::{Target, What, Work},
+    limits::Limit,
     postgres::{self, Action, ApplyError, FailedSave, Failure, PositionRow, Postgres, SaveKind, Writer, Written},
     save::{Accepted, Change, LaneId, Sequence},
 };
@@ -29,6 +30,8 @@ pub(super) struct LaneTarget {
     /// Whether Postgres has been asked what only a first contact asks.
     pub(super) met: bool,
     pub(super) observer: Observer,
+    /// `drain.statement_rows`
+    pub(super) statement_rows: Arc<Limit>,
 }
 
 /// How often an idle lane looks whether its connection is still there: at a flag, the server is asked nothing.
@@ -105,6 +108,7 @@ impl Target for LaneTarget {
         if let Ok(written) = &applied {
             failed.iter().for_each(|save| self.failed.add(&save.collection));
             self.observer.settled(generation, given_up, written);
+            self.statement_rows.saw(written.statement_rows);
         }
         applied
     }

@@ -12,7 +12,7 @@ use super::room::{Room, Rooms};
 use crate::{
     backlog::{Backlog, Footprint, Generation},
     collections::Reaches,
-    limits::Limits,
+    limits::{Limit, Limits},
     save::{Accepted, CollectionId, Sequence},
 };
 
@@ -26,6 +26,8 @@ struct Shared {
     /// The lane's task waits here.
     wake: Notify,
     rooms: Rooms,
+    /// `drain.generation_objects_max`
+    generation_objects: Arc<Limit>,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,8 @@ impl LaneBacklog {
     /// The backlog of a lane whose saves up to `after` are in Postgres, as far as the journal knows.
     pub fn new(generation_objects_max: u64, after: Sequence, reaches: Arc<Reaches>, limits: &Limits) -> Self {
         let inner = Inner { backlog: Backlog::new(generation_objects_max, after, reaches), since: None, out: None };
-        Self(Arc::new(Shared { inner: Mutex::new(inner), wake: Notify::new(), rooms: Rooms::new(limits) }))
+        let generation_objects = Arc::clone(&limits.generation_objects);
+        Self(Arc::new(Shared { inner: Mutex::new(inner), wake: Notify::new(), rooms: Rooms::new(limits), generation_objects }))
     }
 
     /// Folds in a group of saves, whole batches, for which admission has taken room, and gives back to the limits what
@@ -178,6 +181,7 @@ impl LaneBacklog {
             inner.since = None;
         }
         inner.out = Some(Out::of(&generation));
+        self.0.generation_objects.saw(generation.footprint.objects);
         let room = self.0.rooms.adopt(generation.footprint);
         Some((generation, room))
     }

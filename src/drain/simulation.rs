@@ -13,9 +13,9 @@ use tokio::{
 
 use super::{BacklogSummary, Counts, End, Lane, LaneBacklog, LaneHandle, LaneParts, LaneState, NotFlushed};
 use crate::{
-    limits::{Limit, Limits},
+    limits::Limits,
     save::{Accepted, LaneId, Sequence},
-    settings::{DrainSettings, OnRewind},
+    settings::{DrainSettings, Settings},
 };
 
 mod acts;
@@ -33,31 +33,10 @@ struct Life {
 }
 
 fn limits() -> Limits {
-    let limit = |max| Limit::new("test.limit", max);
-    Limits {
-        backlog_bytes: limit(20_000),
-        backlog_objects: limit(60),
-        journal_bytes: limit(0),
-        journal_inbox_bytes: limit(0),
-        connections: limit(0),
-        calls_in_flight: limit(0),
-        awaiting_calls: limit(0),
-        save_streams: limit(0),
-        request_ids: limit(0),
-        failed_saves: limit(1_000_000),
-    }
-}
-
-fn drain() -> DrainSettings {
-    DrainSettings {
-        statement_rows: 1_000,
-        generation_objects_max: 1_000_000,
-        retry_wait_min: Duration::from_millis(100),
-        retry_wait_max: Duration::from_secs(10),
-        halt_wait: Duration::from_secs(600),
-        relational_retry: Duration::ZERO,
-        on_rewind: OnRewind::Reapply,
-    }
+    let limits = Limits::new(&Settings::default());
+    limits.backlog_bytes.set_max(20_000);
+    limits.backlog_objects.set_max(60);
+    limits
 }
 
 impl Life {
@@ -76,7 +55,7 @@ impl Life {
             id: LaneId(0),
             name: "default".into(),
             window,
-            drain: DrainSettings { generation_objects_max, ..drain() },
+            drain: DrainSettings { generation_objects_max, ..Settings::default().drain },
             target: world.target(ownership.owner),
             ownership,
             backlog,
@@ -203,7 +182,8 @@ async fn failed_saves_are_counted_once_when_their_commit_was_in_doubt() {
 #[tokio::test(start_paused = true)]
 async fn a_lane_halts_where_failed_saves_have_no_room_and_goes_on_when_they_have() {
     let world = World::new(2);
-    let limits = Limits { failed_saves: Limit::new("failed.saves_max", 2), ..limits() };
+    let limits = limits();
+    limits.failed_saves.set_max(2);
     let life = Life::start_with(&world, Duration::ZERO, Sequence::ZERO, limits, false);
     for _ in 0..3 {
         assert!(life.save(&world, world.batch_with_poison(1)));
@@ -455,8 +435,8 @@ async fn a_pause_ends_by_itself() {
 async fn an_absent_postgres_is_tried_a_few_times_a_minute_however_much_waits() {
     let world = World::new(10);
     world.go_away(Duration::from_secs(3600));
-    let limits =
-        Limits { backlog_bytes: Limit::new("test.limit", u64::MAX), backlog_objects: Limit::new("test.limit", u64::MAX), ..limits() };
+    let limits = limits();
+    limits.all().for_each(|limit| limit.set_max(u64::MAX));
     let life = Life::start_with(&world, Duration::ZERO, Sequence::ZERO, limits, false);
     for _ in 0..1_000 {
         assert!(life.save(&world, world.batch_without_poison(1)));

@@ -25,6 +25,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::calls::ConnectionCalls;
 use crate::{
     limits::{Limit, Permit},
     settings::GrpcSettings,
@@ -101,7 +102,6 @@ impl Accept {
         let now = Instant::now();
         Some(Connection {
             socket,
-            peer,
             greeting: Some(Greeting {
                 read: 0,
                 settings: 0,
@@ -110,6 +110,7 @@ impl Accept {
             }),
             cut: Box::pin(self.cut.clone().cancelled_owned()),
             lingers: None,
+            calls: ConnectionCalls::default(),
             _permit: permit,
         })
     }
@@ -132,12 +133,12 @@ fn is_exhausted(error: &io::Error) -> bool {
 /// One client's connection.
 pub(super) struct Connection {
     socket: TcpStream,
-    peer: SocketAddr,
     /// Until the handshake is over.
     greeting: Option<Greeting>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Set once our side is closed: how long we read on for the client to close its side.
     lingers: Option<Pin<Box<Sleep>>>,
+    calls: ConnectionCalls,
     _permit: Permit,
 }
 
@@ -237,10 +238,10 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = SocketAddr;
+    type ConnectInfo = ConnectionCalls;
 
-    fn connect_info(&self) -> SocketAddr {
-        self.peer
+    fn connect_info(&self) -> ConnectionCalls {
+        self.calls.clone()
     }
 }
 

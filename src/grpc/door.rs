@@ -23,11 +23,9 @@ use crate::{
     limits::Limits,
     proto::{self, Durability, ErrorReason},
     save::Save,
-    settings::GrpcSettings,
 };
 
 pub(super) struct Door {
-    pub(super) settings: GrpcSettings,
     pub(super) appender: Arc<dyn Append>,
     pub(super) control: Arc<dyn Control>,
     pub(super) catalog: Catalog,
@@ -42,10 +40,10 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(settings: GrpcSettings, handles: Handles, stop: CancellationToken) -> Arc<Self> {
+    pub(super) fn new(handles: Handles, stop: CancellationToken) -> Arc<Self> {
         let Handles { appender, control, limits, lanes, journal_id, streams, health, events } = handles;
         let catalog = Catalog::new(Arc::clone(&control));
-        Arc::new(Self { settings, appender, control, catalog, limits, lanes, journal_id, streams, health, events, stop })
+        Arc::new(Self { appender, control, catalog, limits, lanes, journal_id, streams, health, events, stop })
     }
 
     /// Refuses saves before the recovery is over. During a stop they are still taken: the journal is, as long as calls are.
@@ -74,14 +72,14 @@ impl Door {
 
     /// Refuses messages over our own limits, which lie below tonic's so that these details are told.
     pub(super) fn check_message(&self, message: &impl Message, saves: usize) -> Result<(), Status> {
-        let (bytes, bytes_max) = (message.encoded_len() as u64, self.settings.message_bytes_max);
-        if bytes > bytes_max {
-            let why = format!("has {bytes} bytes, more than grpc.message_bytes_max = {bytes_max}: send less at a time");
+        let (bytes, limit) = (message.encoded_len() as u64, &self.limits.message_bytes);
+        if !limit.lets_through(bytes) {
+            let why = format!("has {bytes} bytes, more than {} = {}: send less at a time", limit.name(), limit.max());
             return Err(errors::invalid_request("message", why));
         }
-        let saves_max = self.settings.batch_saves_max;
-        if saves as u64 > saves_max {
-            let why = format!("holds {saves} saves, more than grpc.batch_saves_max = {saves_max}: send fewer at a time");
+        let limit = &self.limits.batch_saves;
+        if !limit.lets_through(saves as u64) {
+            let why = format!("holds {saves} saves, more than {} = {}: send fewer at a time", limit.name(), limit.max());
             return Err(errors::invalid_request("saves", why));
         }
         Ok(())
@@ -93,9 +91,8 @@ impl Door {
         validate(save, path, &self.rules(collections), now, &mut findings).ok_or(findings)
     }
 
-    pub(super) fn rules<'a>(&self, collections: &'a Collections) -> Rules<'a> {
-        let GrpcSettings { body_bytes_max, key_bytes_max, .. } = self.settings;
-        Rules { collections, body_bytes_max, key_bytes_max }
+    pub(super) fn rules<'a>(&'a self, collections: &'a Collections) -> Rules<'a> {
+        Rules { collections, body_bytes: &self.limits.body_bytes, key_bytes: &self.limits.key_bytes }
     }
 
     /// The error for saves that were found wrong; counts them.
@@ -118,7 +115,7 @@ impl Door {
 
     /// `grpc.stream_unacknowledged_max`, as a count of permits.
     pub(super) fn unacknowledged_max(&self) -> usize {
-        usize::try_from(self.settings.stream_unacknowledged_max).unwrap_or(usize::MAX).clamp(1, u32::MAX as usize)
+        usize::try_from(self.limits.stream_unacknowledged.max()).unwrap_or(usize::MAX).clamp(1, u32::MAX as usize)
     }
 
     pub(super) fn lane_name(&self, lane: crate::save::LaneId) -> &str {

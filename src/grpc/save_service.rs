@@ -35,8 +35,10 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl save_service_server::SaveService for SaveService {
     async fn save(&self, request: Request<SaveRequest>) -> Result<Response<SaveResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let SaveRequest { save, durability, request_id, callback } = request.into_inner();
+        let request = request.into_inner();
         let work = async {
+            self.0.check_message(&request, 1)?;
+            let SaveRequest { save, durability, request_id, callback } = request;
             Door::check_unimplemented(durability, &request_id, &callback)?;
             let Some(save) = save else { return Err(errors::invalid_request("save", "is missing")) };
             self.0.accept(Rpc::Save, &[save], Saves::One, deadline).await

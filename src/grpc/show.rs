@@ -7,8 +7,9 @@ use uuid::Uuid;
 use super::ticket::Ticket;
 use crate::{
     collections::{Collection, Collections, Column, Mode},
+    limits::LimitKind,
     proto,
-    status::{FailedSaveStatus, LaneState, LaneStatus, StatusSnapshot},
+    status::{FailedSaveStatus, LaneState, LaneStatus, LimitStatus, StatusSnapshot},
 };
 
 pub(super) fn collections(collections: &Collections, lanes: &[String]) -> proto::ListCollectionsResponse {
@@ -56,7 +57,6 @@ fn column(shown: &Column, is_key: bool) -> proto::Column {
 
 pub(super) fn status(snapshot: StatusSnapshot, journal: Uuid) -> proto::Status {
     let collections = snapshot.collections.into_iter();
-    let limits = snapshot.limits.into_iter();
     proto::Status {
         version: snapshot.version.to_owned(),
         start_time: Some(snapshot.started_at.into()),
@@ -74,7 +74,7 @@ pub(super) fn status(snapshot: StatusSnapshot, journal: Uuid) -> proto::Status {
             segments: snapshot.journal.segments,
             retained: Some(duration(snapshot.journal.retained)),
         }),
-        limits: limits.map(|limit| proto::LimitStatus { name: limit.name.to_owned(), max: limit.max, used: limit.used }).collect(),
+        limits: snapshot.limits.into_iter().map(limit).collect(),
         failed_saves: snapshot.failed_saves,
         newest_failed_saves: snapshot.newest_failed_saves.into_iter().map(|save| failed_save(save, journal)).collect(),
         refused_tables: snapshot.refused_tables,
@@ -110,6 +110,15 @@ fn lane_state(state: LaneState) -> proto::LaneState {
         LaneState::Fenced => proto::LaneState::Fenced,
         LaneState::Stopped => proto::LaneState::Stopped,
     }
+}
+
+fn limit(shown: LimitStatus) -> proto::LimitStatus {
+    let kind = match shown.kind {
+        LimitKind::Amount => proto::LimitKind::Amount,
+        LimitKind::Size => proto::LimitKind::Size,
+        LimitKind::Reserve => proto::LimitKind::Reserve,
+    };
+    proto::LimitStatus { name: shown.name.to_owned(), max: shown.max, used: shown.used, kind: kind.into() }
 }
 
 fn failed_save(shown: FailedSaveStatus, journal: Uuid) -> proto::FailedSave {

@@ -292,11 +292,12 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::limits::LimitKind;
 
     const ID: StreamId = [7; 16];
 
     fn streams(max: u64) -> Arc<Streams> {
-        Streams::new(Limit::new("request_ids.count_max", max), || Sequence::from_u64(100))
+        Streams::new(Limit::new(LimitKind::Amount, "request_ids.count_max", max), || Sequence::from_u64(100))
     }
 
     fn observed(ranges: &[Range]) -> Arc<Streams> {

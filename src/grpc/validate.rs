@@ -1,4 +1,5 @@
-//! From a save of the contract to one of the vocabulary, or to everything that is wrong with it. Pure.
+//! From a save of the contract to one of the vocabulary, or to everything that is wrong with it. Pure,
+//! but for the sizes that the limits remember.
 //!
 //! Past this door nobody asks again: names are known, values have the JSON kind of their column, the key is canonical.
 
@@ -7,6 +8,7 @@ use std::{borrow::Cow, fmt, time::SystemTime};
 use super::violations::Violations;
 use crate::{
     collections::{Collection, Collections, Column, Mode},
+    limits::Limit,
     proto::{self, save::Change as ProtoChange},
     save::{Body, Change, ColumnSet, Key, Member, Save},
 };
@@ -16,9 +18,9 @@ use crate::{
 pub(super) struct Rules<'a> {
     pub(super) collections: &'a Collections,
     /// `grpc.body_bytes_max`
-    pub(super) body_bytes_max: u64,
+    pub(super) body_bytes: &'a Limit,
     /// `grpc.key_bytes_max`
-    pub(super) key_bytes_max: u64,
+    pub(super) key_bytes: &'a Limit,
 }
 
 /// Where a save stands in its request.
@@ -103,9 +105,9 @@ impl<'a> Check<'a, '_> {
     }
 
     fn body(&mut self, collection: &Collection, key: &[String], json: &[u8]) -> Option<(Key, Change, ColumnSet)> {
-        let max = self.rules.body_bytes_max;
-        if json.len() as u64 > max {
-            return self.refuse("json", || format!("has {} bytes, more than grpc.body_bytes_max = {max}", json.len()));
+        let limit = self.rules.body_bytes;
+        if !limit.lets_through(json.len() as u64) {
+            return self.refuse("json", || format!("has {} bytes, more than {} = {}", json.len(), limit.name(), limit.max()));
         }
         let members = match Body::check(json) {
             Ok(members) if members.is_empty() => {
@@ -210,9 +212,9 @@ impl<'a> Check<'a, '_> {
             bytes += part.len() as u64;
             longest = longest.max(part.len());
         }
-        let max = self.rules.key_bytes_max;
-        if bytes > max {
-            return self.refuse(field, || format!("has a key of {bytes} bytes, more than grpc.key_bytes_max = {max}"));
+        let limit = self.rules.key_bytes;
+        if !limit.lets_through(bytes) {
+            return self.refuse(field, || format!("has a key of {bytes} bytes, more than {} = {}", limit.name(), limit.max()));
         }
         if longest > Key::PART_BYTES_MAX {
             return self.refuse(field, || format!("has a key part of {longest} bytes, more than {}", Key::PART_BYTES_MAX));

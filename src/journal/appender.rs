@@ -148,8 +148,8 @@ impl Appender {
         }
         let sent = self.shared.inbox.send(Request::Append(Append { records, saves, charge, done }));
         sent.map_err(|refused| {
-            self.shared.journal_bytes.give_back(charge);
-            self.shared.inbox_bytes.give_back(bytes);
+            self.shared.limits.journal_bytes.give_back(charge);
+            self.shared.limits.journal_inbox_bytes.give_back(bytes);
             let Request::Append(append) = refused.0 else { unreachable!("what was sent comes back") };
             // The inbox closes when the journal stops or fails, and says so before it closes.
             (self.shared.refusal().unwrap_or(AppendError::OutcomeUnknown), append.done)
@@ -157,7 +157,7 @@ impl Appender {
     }
 
     fn take_room(&self, bytes: u64, charge: u64) -> Result<(), LimitReached> {
-        self.shared.journal_bytes.try_take(charge)?;
-        self.shared.inbox_bytes.try_take(bytes).inspect_err(|_| self.shared.journal_bytes.give_back(charge))
+        self.shared.limits.journal_bytes.try_take(charge)?;
+        self.shared.limits.journal_inbox_bytes.try_take(bytes).inspect_err(|_| self.shared.limits.journal_bytes.give_back(charge))
     }
 }

@@ -163,6 +163,7 @@ impl Janitor {
                 tracing::warn!(segment, %error, "a drained segment could not be removed");
             }
         }
+        self.shared.limits.retention_bytes.set_used(self.shared.table().drained_bytes());
         self.ask_for_rotation(now, retention);
         Ok(())
     }

@@ -181,11 +181,13 @@ impl Owner {
             }
         }
         let saves = u32::try_from(accepted.len()).expect("a group is bounded");
+        self.shared.limits.group_bytes.saw(bytes);
+        self.shared.limits.group_saves.saw(saves.into());
         self.shared.positions(&mut self.positions);
         self.shared.begin_write(answers)?;
         self.segment.put(first, saves, records.iter().map(Vec::as_slice), &self.positions)?;
         let (sync, answers) = self.sync(charge)?;
-        self.shared.inbox_bytes.give_back(bytes);
+        self.shared.limits.journal_inbox_bytes.give_back(bytes);
         (self.events.offer)(accepted);
         for (done, sequence) in answers {
             done.tell(Ok(sequence));
@@ -217,6 +219,7 @@ impl Owner {
             self.shared.table().rotate(self.segment.summary());
         }
         if self.segment.summary().saves > 0 {
+            self.shared.limits.segment_bytes.saw(self.segment.summary().bytes);
             self.shared.table().grow(self.segment.summary(), charge);
         }
         Ok((took, answers))

@@ -91,8 +91,7 @@ impl Journal {
     pub fn start(self, limits: &Limits, events: Events) -> io::Result<Running> {
         let Events { offer, on_group, on_fatal } = events;
         let table = Table::new(self.closed, self.segment.summary().clone());
-        let min = self.settings.free_bytes_min;
-        let shared = Arc::new(Shared::new(table, self.lanes, &self.settled, limits, min, OnFatal(on_fatal)));
+        let shared = Arc::new(Shared::new(table, self.lanes, &self.settled, limits, OnFatal(on_fatal)));
         let directory = Arc::new(self.directory);
         shared.space.measure(directory.path())?;
         shared.space.decide();

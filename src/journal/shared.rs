@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -21,7 +21,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    limits::{Limit, Limits},
+    limits::Limits,
     save::{LaneId, Save, Sequence},
 };
 
@@ -65,8 +65,7 @@ pub(super) struct Shared {
     /// Per lane: what Postgres holds, and what it was seen to hold.
     lanes: Box<[Lane]>,
     pub space: Space,
-    pub inbox_bytes: Arc<Limit>,
-    pub journal_bytes: Arc<Limit>,
+    pub limits: Limits,
     clock: Instant,
     /// Microseconds on `clock` at which the write under way began, plus one; 0 if there is none.
     write_began: AtomicU64,
@@ -109,7 +108,7 @@ struct InFlight {
 pub(super) struct Failed;
 
 impl Shared {
-    pub(super) fn new(table: Table, lanes: u16, settled: &Settled, limits: &Limits, free_bytes_min: u64, on_fatal: OnFatal) -> Self {
+    pub(super) fn new(table: Table, lanes: u16, settled: &Settled, limits: &Limits, on_fatal: OnFatal) -> Self {
         let (inbox, requests) = unbounded_channel();
         let lanes: Box<[Lane]> = (0..lanes).map(|_| Lane::default()).collect();
         for (lane, position) in settled {
@@ -128,9 +127,8 @@ impl Shared {
             on_fatal: Mutex::new(Some(on_fatal)),
             table: Mutex::new(table),
             lanes,
-            space: Space::new(free_bytes_min),
-            inbox_bytes: Arc::clone(&limits.journal_inbox_bytes),
-            journal_bytes: Arc::clone(&limits.journal_bytes),
+            space: Space::new(&limits.journal_free_bytes),
+            limits: limits.clone(),
             clock: Instant::now(),
             write_began: AtomicU64::new(0),
             last_sync_us: AtomicU64::new(0),
@@ -164,7 +162,7 @@ impl Shared {
     fn give_back_settled(&self) {
         let floor = self.lanes.iter().map(|lane| lane.settled.load(Ordering::Relaxed)).min().unwrap_or(0);
         let freed = self.table().settle(Sequence::from_u64(floor));
-        self.journal_bytes.give_back(freed);
+        self.limits.journal_bytes.give_back(freed);
     }
 
     /// What every lane's position row was last seen to hold: below it, segments may go. `None` until all were seen.

@@ -3,41 +3,46 @@
 use std::{
     io,
     path::Path,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
+
+use crate::limits::Limit;
 
 /// What was measured last, and what follows.
 #[derive(Debug)]
 pub(super) struct Space {
-    min: u64,
-    free: AtomicU64,
+    /// `journal.free_bytes_min`
+    limit: Arc<Limit>,
     refusing: AtomicBool,
 }
 
 impl Space {
-    pub(super) fn new(min: u64) -> Self {
-        Self { min, free: AtomicU64::new(u64::MAX), refusing: AtomicBool::new(false) }
+    pub(super) fn new(limit: &Arc<Limit>) -> Self {
+        Self { limit: Arc::clone(limit), refusing: AtomicBool::new(false) }
     }
 
     /// Measures; decides nothing.
     pub(super) fn measure(&self, path: &Path) -> io::Result<u64> {
         let found = rustix::fs::statvfs(path)?;
         let free = found.f_bavail.saturating_mul(found.f_frsize);
-        self.free.store(free, Ordering::Relaxed);
+        self.limit.set_used(free);
         Ok(free)
     }
 
     /// Refuses saves from now on, or takes them again. Called after retention has been given up.
     pub(super) fn decide(&self) {
-        self.refusing.store(self.free() < self.min, Ordering::Relaxed);
+        self.refusing.store(self.free() < self.min(), Ordering::Relaxed);
     }
 
     pub(super) fn free(&self) -> u64 {
-        self.free.load(Ordering::Relaxed)
+        self.limit.used()
     }
 
     pub(super) fn min(&self) -> u64 {
-        self.min
+        self.limit.max()
     }
 
     pub(super) fn refusing(&self) -> bool {

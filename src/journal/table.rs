@@ -180,7 +180,8 @@ impl Table {
         self.segments[0].drained_since.map_or(Duration::ZERO, |since| now.duration_since(since))
     }
 
-    fn drained_bytes(&self) -> u64 {
+    /// Size of the segments that are kept although they are drained.
+    pub(super) fn drained_bytes(&self) -> u64 {
         self.segments.iter().filter(|held| held.closed && held.drained_since.is_some()).map(|held| held.summary.bytes).sum()
     }
 }

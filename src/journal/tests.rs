@@ -15,8 +15,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     collections::Collections,
-    limits::{Limit, Limits},
+    limits::Limits,
     save::{Accepted, Body, Change, CollectionId, ColumnSet, Key, Save},
+    settings::Settings,
 };
 
 mod crashes;
@@ -34,24 +35,16 @@ fn settings(directory: &Path) -> JournalSettings {
         directory: directory.to_owned(),
         free_bytes_min: 0,
         retention: Duration::from_secs(3600),
-        ..crate::settings::Settings::default().journal
+        ..Settings::default().journal
     }
 }
 
+/// None is met, unless a test says so.
 fn limits() -> Limits {
-    let limit = |name| Limit::new(name, u64::MAX >> 1);
-    Limits {
-        backlog_bytes: limit("backlog.bytes_max"),
-        backlog_objects: limit("backlog.objects_max"),
-        journal_bytes: limit("journal.bytes_max"),
-        journal_inbox_bytes: limit("journal.inbox_bytes_max"),
-        connections: limit("grpc.connections_max"),
-        calls_in_flight: limit("grpc.calls_in_flight_max"),
-        awaiting_calls: limit("grpc.awaiting_calls_max"),
-        save_streams: limit("grpc.save_streams_max"),
-        request_ids: limit("request_ids.count_max"),
-        failed_saves: limit("failed.saves_max"),
-    }
+    let limits = Limits::new(&Settings::default());
+    limits.all().for_each(|limit| limit.set_max(u64::MAX >> 1));
+    limits.journal_free_bytes.set_max(0);
+    limits
 }
 
 fn collections() -> Collections {
@@ -96,7 +89,9 @@ struct Rig {
 
 impl Rig {
     fn start(settings: &JournalSettings) -> Self {
-        Self::run(open(settings), limits())
+        let limits = limits();
+        limits.journal_free_bytes.set_max(settings.free_bytes_min);
+        Self::run(open(settings), limits)
     }
 
     fn run(journal: Journal, limits: Limits) -> Self {

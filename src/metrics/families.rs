@@ -67,8 +67,8 @@ families! {
     LANE_STATE = "forebay_lane_state": Gauge, Count, "1 for the state that the lane is in, 0 for the others.";
     POSTGRES_UP = "forebay_postgres_up": Gauge, Count, "Whether Postgres answered when it was last asked.";
     POSTGRES_CONNECTIONS = "forebay_postgres_connections": Gauge, Count, "Open connections to Postgres.";
-    LIMIT = "forebay_limit": Gauge, Count, "What a limit allows, by the name of its setting.";
-    LIMIT_USED = "forebay_limit_used": Gauge, Count, "What is in use of a limit.";
+    LIMIT = "forebay_limit": Gauge, Count, "What a limit allows (of a reserve: what must be left), by the name of its setting.";
+    LIMIT_USED = "forebay_limit_used": Gauge, Count, "What is used of a limit: of an amount, what is in use; of the size of one thing, the largest since the start; of a reserve, what is left.";
     PAUSED = "forebay_paused": Gauge, Count, "Whether an operator holds the drain of a lane.";
     READY = "forebay_ready": Gauge, Count, "Whether saves are accepted: recovered and not stopping.";
     RECOVERY_SECONDS = "forebay_recovery_seconds": Gauge, Seconds, "How long the last start took from opening the journal to accepting saves.";

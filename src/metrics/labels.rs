@@ -104,6 +104,16 @@ labels! {
         Other = "other",
     }
 
+    /// What a limit holds down, and so what is used of it.
+    LimitKind {
+        /// A shared amount: what is in use now.
+        Amount = "amount",
+        /// The size of one thing: the largest since the start.
+        Size = "size",
+        /// What must be left: what there is now.
+        Reserve = "reserve",
+    }
+
     /// What a lane does, as in the status.
     LaneState {
         /// Getting a connection, or reading its position.

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use metrics::gauge;
 
-use super::{families, labels::LaneState};
+use super::{
+    families,
+    labels::{LaneState, LimitKind},
+};
 
 /// How the daemon stands at one moment; `daemon` puts it together.
 #[derive(Clone, Debug, Default)]
@@ -31,11 +34,13 @@ pub struct Observation {
 /// A limit.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitObservation {
+    /// What it holds down.
+    pub kind: LimitKind,
     /// The setting.
     pub name: &'static str,
     /// What it allows.
     pub max: u64,
-    /// What is in use.
+    /// What is used of it.
     pub used: u64,
 }
 
@@ -81,8 +86,9 @@ impl Observation {
         gauge!(families::JOURNAL_FREE_BYTES).set(number(self.journal.free_bytes));
         gauge!(families::JOURNAL_RETAINED).set(self.journal.retained.as_secs_f64());
         for limit in &self.limits {
-            gauge!(families::LIMIT, "name" => limit.name).set(number(limit.max));
-            gauge!(families::LIMIT_USED, "name" => limit.name).set(number(limit.used));
+            let kind = limit.kind.label();
+            gauge!(families::LIMIT, "name" => limit.name, "kind" => kind).set(number(limit.max));
+            gauge!(families::LIMIT_USED, "name" => limit.name, "kind" => kind).set(number(limit.used));
         }
         for (index, name) in collections.enumerate() {
             self.collections.get(index).copied().unwrap_or_default().record(name);

@@ -10,7 +10,7 @@ use super::{
 fn observation() -> Observation {
     Observation {
         ready: true,
-        limits: vec![LimitObservation { name: "backlog.bytes_max", max: 1_024, used: 7 }],
+        limits: vec![LimitObservation { kind: LimitKind::Amount, name: "backlog.bytes_max", max: 1_024, used: 7 }],
         collections: vec![CollectionObservation { backlog_objects: 3, backlog_bytes: 99, failed_saves: 1 }],
         lanes: vec![LaneObservation { state: LaneState::Gathering, oldest_age: Some(Duration::from_millis(1_500)) }],
         ..Observation::default()
@@ -99,8 +99,8 @@ fn what_happened_is_counted_where_it_happened() {
         "forebay_backlog_oldest_age_seconds{lane=\"default\"} 1.5",
         "forebay_lane_state{lane=\"default\",state=\"gathering\"} 1",
         "forebay_lane_state{lane=\"default\",state=\"halted\"} 0",
-        "forebay_limit{name=\"backlog.bytes_max\"} 1024",
-        "forebay_limit_used{name=\"backlog.bytes_max\"} 7",
+        "forebay_limit{name=\"backlog.bytes_max\",kind=\"amount\"} 1024",
+        "forebay_limit_used{name=\"backlog.bytes_max\",kind=\"amount\"} 7",
         "forebay_ready 1",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");

@@ -48,6 +48,8 @@ pub struct Written {
     pub collections: BTreeMap<CollectionId, RowsWritten>,
     /// Statements that wrote them.
     pub statements: u64,
+    /// The most rows that one of them had.
+    pub statement_rows: u64,
 }
 
 /// Rows of one collection.
@@ -362,6 +364,7 @@ fn hold_against(meaning: Meaning, counts: Counts, written: &mut Written) -> Resu
                 return Err(swallowed(&name, sent, first.saturating_add(second)).into());
             }
             written.statements += 1;
+            written.statement_rows = written.statement_rows.max(sent);
             written.collections.entry(collection).or_default().add(operation, first, second);
             Ok(())
         }

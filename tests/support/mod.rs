@@ -95,6 +95,27 @@ impl Setup {
         daemon
     }
 
+    /// Starts the daemon under strace, which lets every fdatasync return so much later, and waits until it serves. `-D` keeps
+    /// it our child.
+    pub(crate) async fn start_with_slow_syncs(&self, delay: Duration, trace: &Path) -> Daemon {
+        let plain = self.command();
+        let plain = plain.as_std();
+        let mut traced = Command::new("strace");
+        let delay = format!("inject=fdatasync:delay_exit={}", delay.as_micros());
+        traced.args(["-D", "-f", "-y", "-qq", "-e", "trace=fdatasync", "-e", &delay, "-o"]).arg(trace);
+        traced.arg(plain.get_program()).args(plain.get_args());
+        for (key, value) in plain.get_envs() {
+            match value {
+                Some(value) => traced.env(key, value),
+                None => traced.env_remove(key),
+            };
+        }
+        traced.kill_on_drop(true);
+        let daemon = Daemon::run(traced, self.expected_in_log.clone());
+        daemon.serving().await;
+        daemon
+    }
+
     /// Starts the daemon and doesn't wait.
     pub(crate) fn spawn(&self) -> Daemon {
         Daemon::run(self.command(), self.expected_in_log.clone())

@@ -157,6 +157,8 @@ impl Reader {
             },
         };
         permits.forget();
+        let free = self.window.available_permits();
+        self.door.limits.stream_unacknowledged.saw(self.door.unacknowledged_max().saturating_sub(free) as u64);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use crate::{
         Append, AppendDone, AppendError, Control, Events, FlushError, Handles, Health, Streams, door::Door, fixtures,
         save_service::SaveService, serve,
     },
-    limits::{Limit, Limits},
+    limits::Limits,
     proto::{
         self, SaveStreamRequest, SaveStreamResponse, admin_service_client::AdminServiceClient, save::Change,
         save_service_client::SaveServiceClient, save_stream_response::Event,
@@ -236,21 +236,6 @@ pub(super) struct Harness {
     pub(super) served: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
-fn limits(settings: &Settings) -> Limits {
-    Limits {
-        backlog_bytes: Limit::new("backlog.bytes_max", settings.backlog.bytes_max),
-        backlog_objects: Limit::new("backlog.objects_max", settings.backlog.objects_max),
-        journal_bytes: Limit::new("journal.bytes_max", settings.journal.bytes_max),
-        journal_inbox_bytes: Limit::new("journal.inbox_bytes_max", settings.journal.inbox_bytes_max),
-        connections: Limit::new("grpc.connections_max", settings.grpc.connections_max),
-        calls_in_flight: Limit::new("grpc.calls_in_flight_max", settings.grpc.calls_in_flight_max),
-        awaiting_calls: Limit::new("grpc.awaiting_calls_max", settings.grpc.awaiting_calls_max),
-        save_streams: Limit::new("grpc.save_streams_max", settings.grpc.save_streams_max),
-        request_ids: Limit::new("request_ids.count_max", settings.request_ids.count_max),
-        failed_saves: Limit::new("failed.saves_max", settings.failed.saves_max),
-    }
-}
-
 /// Starts one that serves.
 pub(super) async fn start() -> Harness {
     start_with(|_| ()).await
@@ -276,7 +261,7 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         flush: Mutex::new(None),
         paused: Mutex::new(Vec::new()),
     });
-    let limits = limits(&settings);
+    let limits = Limits::new(&settings);
     let (health, stop) = (Health::default(), CancellationToken::new());
     let streams = Streams::new(Arc::clone(&limits.request_ids), || Sequence::ZERO);
     let handles = Handles {
@@ -311,7 +296,7 @@ impl Harness {
 
     /// The service itself: what it answers at a deadline never reaches tonic's client, which goes by its own clock.
     pub(super) fn service(&self) -> SaveService {
-        SaveService(Door::new(Settings::default().grpc, self.handles.clone(), self.stop.clone()))
+        SaveService(Door::new(self.handles.clone(), self.stop.clone()))
     }
 
     /// Opens a save stream.

@@ -139,6 +139,10 @@ async fn requests_that_are_empty_or_too_large_are_refused_with_the_limit() {
         assert_error(&status, Code::InvalidArgument, "INVALID_REQUEST");
         assert!(status.message().contains(why), "{status:?}");
     }
+    let nobody = save(&"x".repeat(10_000), 1, "{}");
+    let status = soon(client.save(request(nobody))).await.expect_err("it is refused");
+    assert_error(&status, Code::InvalidArgument, "INVALID_REQUEST");
+    assert!(status.message().contains("grpc.message_bytes_max = 10000"), "{status:?}");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{grpc::fixtures, proto::save::Change as ProtoChange};
+use crate::{grpc::fixtures, limits::LimitKind, proto::save::Change as ProtoChange};
 
 fn save(collection: &str, key: &[&str], json: &str) -> proto::Save {
     proto::Save {
@@ -16,7 +16,9 @@ fn delete(collection: &str, key: &[&str]) -> proto::Save {
 
 fn check(save: &proto::Save) -> Result<Save, Findings> {
     let collections = fixtures::collections();
-    let rules = Rules { collections: &collections, body_bytes_max: 200, key_bytes_max: 40 };
+    let limit = |name, max| Limit::new(LimitKind::Size, name, max);
+    let (body_bytes, key_bytes) = (limit("grpc.body_bytes_max", 200), limit("grpc.key_bytes_max", 40));
+    let rules = Rules { collections: &collections, body_bytes: &body_bytes, key_bytes: &key_bytes };
     let mut findings = Findings::default();
     let checked = validate(save, Path::Nth(3), &rules, SystemTime::UNIX_EPOCH, &mut findings);
     checked.ok_or(findings)

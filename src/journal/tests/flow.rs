@@ -140,7 +140,7 @@ async fn a_janitor_that_hangs_is_under_the_watchdog() {
     let journal = open(&settings);
     let table = table::Table::new(journal.closed, journal.segment.summary().clone());
     let on_fatal = shared::OnFatal(Box::new(drop));
-    let shared = Arc::new(shared::Shared::new(table, 1, &journal.settled, &limits(), 0, on_fatal));
+    let shared = Arc::new(shared::Shared::new(table, 1, &journal.settled, &limits(), on_fatal));
     shared.space.measure(home.path()).expect("measured");
     shared.space.decide();
     let events = Events { offer: Box::new(drop), on_group: Box::new(drop), on_fatal: Box::new(drop) };
