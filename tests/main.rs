@@ -2,6 +2,8 @@
 
 mod architecture;
 mod bad_input;
+mod disks;
+mod fail_stop;
 mod kills;
 mod limits;
 mod outages;

@@ -8,11 +8,11 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::process::Command;
 
 use crate::support::{
-    Daemon, Database, Setup, directory,
+    Database, Setup, directory,
     saves::{request, set},
+    strace,
 };
 
 const SCHEMA: &str = "create table players (id bigint primary key, name text)";
@@ -25,7 +25,9 @@ async fn an_acknowledgement_waits_for_the_sync_of_its_group() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let trace = journal.path().join("trace");
     let setup = Setup::new(&journal.path().join("journal"), &database.url());
-    let daemon = start_traced(&setup, &trace).await;
+    let delay = format!("inject=fdatasync:delay_exit={}", SYNC_DELAY.as_micros());
+    let daemon = strace::spawn(&setup, &trace, &["-e", "trace=fdatasync", "-e", &delay]);
+    daemon.serving().await;
     let mut client = daemon.client().await;
     let before = segment_syncs(&trace);
     let saves = 25;
@@ -48,26 +50,6 @@ async fn an_acknowledgement_waits_for_the_sync_of_its_group() {
     let together = segment_syncs(&trace) - before - alone;
     assert!((1..=20).contains(&together), "200 saves at once took {together} syncs");
     daemon.stop().await;
-}
-
-/// The daemon under strace; `-D` keeps it our child.
-async fn start_traced(setup: &Setup, trace: &Path) -> Daemon {
-    let plain = setup.command();
-    let plain = plain.as_std();
-    let mut traced = Command::new("strace");
-    let delay = format!("inject=fdatasync:delay_exit={}", SYNC_DELAY.as_micros());
-    traced.args(["-D", "-f", "-y", "-qq", "-e", "trace=fdatasync", "-e", &delay, "-o"]).arg(trace);
-    traced.arg(plain.get_program()).args(plain.get_args());
-    for (key, value) in plain.get_envs() {
-        match value {
-            Some(value) => traced.env(key, value),
-            None => traced.env_remove(key),
-        };
-    }
-    traced.kill_on_drop(true);
-    let daemon = Daemon::run(traced, setup.expected_in_log.clone());
-    daemon.serving().await;
-    daemon
 }
 
 /// Finished fdatasyncs of a segment's log, as far as the trace says.
