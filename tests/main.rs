@@ -10,6 +10,7 @@ mod outages;
 mod pipe;
 mod programs;
 mod restarts;
+mod slow_readers;
 mod stops;
 mod support;
 mod syncs;
