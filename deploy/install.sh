@@ -57,10 +57,17 @@ need_mounts() {
         install_packages mounts
     fi
     local home
-    home=$(mktemp -d) && mkdir "$home/root" && truncate -s 8M "$home/image" || give_up "there is no room in ${TMPDIR:-/tmp}"
-    mkfs.ext4 -q -F "$home/image" && as_root mount -o loop "$home/image" "$home/root" && as_root umount "$home/root" ||
+    home=$(mktemp -d) || give_up "there is no room in ${TMPDIR:-/tmp}"
+    if ! mounts_a_file "$home"; then
+        rm -r "$home"
         give_up "a small file system can't be mounted here, which the tests of full and read-only disks need: run them as root, or with sudo without a password, on a machine or in a container that may mount and has loop devices"
+    fi
     rm -r "$home"
+}
+
+mounts_a_file() {
+    mkdir "$1/root" && truncate -s 8M "$1/image" && mkfs.ext4 -q -F "$1/image" &&
+        as_root mount -o loop "$1/image" "$1/root" && as_root umount "$1/root"
 }
 
 postgres_on_path() {

@@ -9,6 +9,11 @@ use tonic_types::StatusExt;
 
 use crate::support::{Daemon, Database, Disk, Load, Setup, directory, disk, eventually, http_get, load};
 
+/// A busy Postgres may be slow to tell a restart its catalog.
+fn setup(disk: &Disk, database: &Database) -> Setup {
+    Setup::new(&disk.path().join("journal"), &database.url()).expect_in_log("postgres")
+}
+
 /// A start that is refused because of the journal's directory, with all of these words.
 async fn refused(setup: &Setup, words: &[&str]) {
     is_refused(setup.clone().expect_in_log("error").spawn(), setup, words).await;
@@ -51,7 +56,7 @@ async fn pause(daemon: &Daemon) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_journal_directory_is_told_with_its_remedy() {
     let (database, disk, load) = (Database::with(load::SCHEMA).await, Disk::mount(64), Load::new(1, 300));
-    let setup = Setup::new(&disk.path().join("journal"), &database.url());
+    let setup = setup(&disk, &database);
     let remedy = ["Read-only file system", "mount it writable", "journal.directory"];
     disk.make_read_only();
     refused(&setup, &remedy).await;
@@ -80,9 +85,7 @@ async fn a_journal_directory_that_its_user_may_not_write_is_told_with_its_remedy
 #[tokio::test(flavor = "multi_thread")]
 async fn saves_are_refused_while_the_disk_is_full_and_go_on_by_themselves() {
     let (database, disk, load) = (Database::with(load::SCHEMA).await, Disk::mount(96), Load::new(4, 2_000));
-    let setup = Setup::new(&disk.path().join("journal"), &database.url())
-        .set("journal.segment_bytes", "1 MiB")
-        .set("journal.free_bytes_min", "24 MiB");
+    let setup = setup(&disk, &database).set("journal.segment_bytes", "1 MiB").set("journal.free_bytes_min", "24 MiB");
     let daemon = setup.start().await;
     let mut clients = load.start(&daemon).await;
     eventually("segments come and go", || async { (load.acknowledged() > 1_000).then_some(()) }).await;
@@ -134,7 +137,7 @@ async fn full_for_a_while(daemon: &Daemon, disk: &Disk) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_on_a_full_disk_is_refused_and_damages_nothing() {
     let (database, disk, load) = (Database::with(load::SCHEMA).await, Disk::mount(96), Load::new(1, 10_000));
-    let setup = Setup::new(&disk.path().join("journal"), &database.url()).expect_in_log("torn");
+    let setup = setup(&disk, &database).expect_in_log("torn");
     disk.fill(0);
     refused(&setup, &["free some space"]).await;
     disk.empty();

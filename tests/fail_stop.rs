@@ -12,9 +12,14 @@ use crate::support::{Daemon, Database, Load, Setup, directory, load, strace};
 /// The file of the first segment.
 const SEGMENT: &str = "segments/0000000001/db";
 
-/// A stop because of a failed journal is short, whatever these say; longer than any test waits.
+/// A stop because of a failed journal is short, whatever these say; longer than any test waits. (A busy Postgres may be slow
+/// to tell a restart its catalog.)
 fn setup(journal: &Path, database: &Database) -> Setup {
-    Setup::new(journal, &database.url()).set("stop.timeout", "5 min").set("stop.drain_timeout", "5 min").expect_in_log("journal failed")
+    Setup::new(journal, &database.url())
+        .set("stop.timeout", "5 min")
+        .set("stop.drain_timeout", "5 min")
+        .expect_in_log("journal failed")
+        .expect_in_log("postgres")
 }
 
 /// The daemon under strace, with faults injected into the system calls on one file of its journal.
