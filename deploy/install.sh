@@ -6,6 +6,7 @@
 # need_compiler    cc, for the allocator's C code
 # need_python      python3 with venv and pip
 # need_strace      strace
+# need_mounts      mkfs.ext4 and setpriv, and that a file can be mounted: as root or by sudo, with loop devices
 #
 # Each does nothing, and says nothing, if it is there already.
 
@@ -47,6 +48,26 @@ need_strace() {
     say "installing strace"
     install_packages strace
     command -v strace >/dev/null || give_up "there is no strace: install it"
+}
+
+need_mounts() {
+    PATH="$PATH:/usr/sbin:/sbin"
+    if ! command -v mkfs.ext4 >/dev/null || ! command -v setpriv >/dev/null; then
+        say "installing mkfs.ext4 and setpriv"
+        install_packages mounts
+    fi
+    local home
+    home=$(mktemp -d) || give_up "there is no room in ${TMPDIR:-/tmp}"
+    if ! mounts_a_file "$home"; then
+        rm -r "$home"
+        give_up "a small file system can't be mounted here, which the tests of full and read-only disks need: run them as root, or with sudo without a password, on a machine or in a container that may mount and has loop devices"
+    fi
+    rm -r "$home"
+}
+
+mounts_a_file() {
+    mkdir "$1/root" && truncate -s 8M "$1/image" && mkfs.ext4 -q -F "$1/image" &&
+        as_root mount -o loop "$1/image" "$1/root" && as_root umount "$1/root"
 }
 
 postgres_on_path() {
@@ -113,6 +134,8 @@ packages_for() {
     apk:python) echo python3 py3-pip ;;
     pacman:python) echo python python-pip ;;
     brew:python) echo python3 ;;
+    apt:mounts | dnf:mounts | pacman:mounts | zypper:mounts) echo e2fsprogs util-linux ;;
+    apk:mounts) echo e2fsprogs setpriv ;;
     apt:strace | dnf:strace | apk:strace | pacman:strace | zypper:strace) echo strace ;;
     *) return 1 ;;
     esac

@@ -2,12 +2,15 @@
 
 mod architecture;
 mod bad_input;
+mod disks;
+mod fail_stop;
 mod kills;
 mod limits;
 mod outages;
 mod pipe;
 mod programs;
 mod restarts;
+mod slow_readers;
 mod stops;
 mod support;
 mod syncs;

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::support::{
     Database, Setup, directory,
     saves::{request, set},
+    strace,
 };
 
 const SCHEMA: &str = "create table players (id bigint primary key, name text)";
@@ -24,7 +25,7 @@ async fn an_acknowledgement_waits_for_the_sync_of_its_group() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let trace = journal.path().join("trace");
     let setup = Setup::new(&journal.path().join("journal"), &database.url());
-    let daemon = setup.start_with_slow_syncs(SYNC_DELAY, &trace).await;
+    let daemon = strace::with_slow_syncs(&setup, SYNC_DELAY, &trace).await;
     let mut client = daemon.client().await;
     let before = segment_syncs(&trace);
     let saves = 25;

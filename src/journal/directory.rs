@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    OpenError,
+    OpenError, space,
     store::{create_directory, sync_directory},
 };
 
@@ -31,7 +31,7 @@ impl Directory {
     /// Creates the directory if need be, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let unusable = |reason: String| OpenError::Directory { path: path.to_owned(), reason };
-        create_directory(path).map_err(|error| unusable(format!("can't be created: {error}")))?;
+        create_directory(path).map_err(|error| unusable(format!("can't be created: {}", remedied(&error))))?;
         check_owner(path).map_err(unusable)?;
         check_content(path).map_err(unusable)?;
         let mut lock = File::options()
@@ -41,14 +41,14 @@ impl Directory {
             .truncate(false)
             .mode(0o600)
             .open(path.join("LOCK"))
-            .map_err(|error| unusable(format!("can't be written: {error}")))?;
+            .map_err(|error| unusable(format!("can't be written: {}", remedied(&error))))?;
         take_lock(path, &mut lock)?;
         let prepared = fs::set_permissions(path, Permissions::from_mode(0o700))
             .and_then(|()| create_directory(&path.join("segments")))
             .and_then(|()| sign(&mut lock))
             .and_then(|()| sync_directory(path))
             .and_then(|()| path.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_directory));
-        prepared.map_err(|error| unusable(format!("can't be written: {error}")))?;
+        prepared.map_err(|error| unusable(format!("can't be written: {}", remedied(&error))))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -61,6 +61,16 @@ impl Directory {
         let mut lock = File::open(path.join("LOCK")).map_err(|error| unusable(format!("can't be locked: {error}")))?;
         take_lock(path, &mut lock)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Refuses a file system that is too full to begin with: a store that meets its end may be damaged.
+    pub(super) fn has_room(&self, bytes: u64) -> Result<(), OpenError> {
+        let unusable = |reason: String| OpenError::Directory { path: self.path.clone(), reason };
+        let free = space::free(&self.path).map_err(|error| unusable(format!("can't be looked at: {error}")))?;
+        if free < bytes {
+            return Err(unusable(format!("is on a full disk: {free} bytes are free, a start needs {bytes}: free some space")));
+        }
+        Ok(())
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -114,6 +124,17 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// Why it can't be written, and what helps.
+fn remedied(error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or name another journal.directory",
+        io::ErrorKind::PermissionDenied => "let this user write there, or name another journal.directory",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
+        _ => return error.to_string(),
+    };
+    format!("{error}: {remedy}")
 }
 
 /// Somebody else's directory, or one that somebody else may write, holds no promise of ours.

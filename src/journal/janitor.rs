@@ -175,13 +175,14 @@ impl Janitor {
         table.removable(now, self.retention)
     }
 
-    /// An idle journal shrinks: a current segment that is drained and whose retention is over ends early.
+    /// An idle journal shrinks: a current segment that is drained and whose retention is over ends early. On a full disk it
+    /// stays, because the next one would have to be written.
     fn ask_for_rotation(&mut self, now: Instant, retention: Retention) {
         let (current, wanted) = {
             let table = self.shared.table();
             (table.current().segment, table.wants_rotation(now, retention))
         };
-        if wanted && self.rotating != Some(current) {
+        if wanted && self.rotating != Some(current) && self.shared.space.has_own_room() {
             self.rotating = Some(current);
             // If the inbox is closed, the segment is about to be closed anyway.
             let _ = self.shared.inbox.send(super::shared::Request::Rotate);

@@ -1,7 +1,7 @@
 //! Opening a journal: look, judge, agree with the store, and only then write.
 //!
-//! The order matters. Nothing is modified before the audit has passed: a damaged journal stays as it was found, for
-//! `salvage`. Then the new run's segment is written, with every group in it that nothing calls synced (after a failed
+//! The order matters. Nothing is modified before there is room for all of it and the audit has passed: a damaged journal
+//! stays as it was found, for `salvage`. Then the new run's segment is written, with every group in it that nothing calls synced (after a failed
 //! sync the page cache lies, so reading them back proves nothing), and synced. Only then are older segments
 //! marked closed and void ones removed. A crash anywhere in between starts over.
 
@@ -18,6 +18,7 @@ use super::{
     group::{Assembler, Group},
     ledger::Ledger,
     segment::{SegmentWriter, Summary},
+    space::OWN_BYTES,
     store::{self, Store, sync_directory},
     watermark::{self, Mark, Watermark},
     witness::Witness,
@@ -41,6 +42,7 @@ pub(super) fn open(settings: &JournalSettings, options: OpenOptions) -> Result<J
     if mark.is_none() && plan.journal.is_some() {
         tracing::warn!("the journal's watermark is gone: what it would have witnessed is taken on trust");
     }
+    directory.has_room(room(&directory, &found, &plan).map_err(io("look at the journal"))?)?;
     agree(&directory, &found, &plan)?;
     let carried = carried_groups(&found, &plan)?;
 
@@ -82,6 +84,26 @@ pub(super) fn look(directory: &Directory) -> io::Result<Vec<Found>> {
     directory.segments()?.into_iter().map(look).collect()
 }
 
+/// What a start may write: every store that it opens grows, and the segments that were not closed are copied, one at a time.
+fn room(directory: &Directory, found: &[Found], plan: &Plan) -> io::Result<u64> {
+    let ledger = directory.ledger().join("db").metadata().map_or(0, |file| file.len());
+    let (mut grown, mut copied) = (store::opened_bytes(ledger) - ledger, 0);
+    for segment in found {
+        let bytes = match segment {
+            Found::Closed(summary, _) => summary.bytes,
+            Found::Open(number, Some(witness)) if plan.live.iter().any(|summary| summary.segment == *number) => {
+                let bytes = witness.bytes()?;
+                copied = store::opened_bytes(bytes).max(copied);
+                bytes
+            }
+            // Removed, without being opened.
+            Found::Open(..) => continue,
+        };
+        grown += store::opened_bytes(bytes) - bytes;
+    }
+    Ok(OWN_BYTES + grown + copied)
+}
+
 /// The store must find what counts. It is asked on a copy: its repair would destroy what it can't read. Of carried groups it
 /// may know less than the witness, if their sync was cut short; they are not read from it.
 fn agree(directory: &Directory, found: &[Found], plan: &Plan) -> Result<(), OpenError> {
@@ -114,7 +136,11 @@ pub(super) fn caught(segment: &Path, compare: impl FnOnce() -> Result<(), OpenEr
 
 fn compare_copy(segment: &Path, copy: &Path, witness: &Witness, last: u64) -> Result<(), OpenError> {
     let differs = |what: String| OpenError::damaged(format!("segment {}: {what}", segment.display()));
-    let store = Store::open(copy, READ_CACHE_BYTES).map_err(|error| differs(format!("the store can't open it: {error}")))?;
+    let store = Store::open(copy, READ_CACHE_BYTES).map_err(|error| match io::Error::from(error) {
+        // What the system can't do, with a copy, says nothing about the segment.
+        source if source.raw_os_error().is_some() => OpenError::Io { act: "open a copy of a segment to audit it", source },
+        error => differs(format!("the store can't open it: {error}")),
+    })?;
     for (number, seen) in witness.chunks.range(..=last) {
         let value = store.chunk(*number).map_err(|error| differs(format!("chunk {number}: {error}")))?;
         let same = value.is_some_and(|value| value.ends_with(&seen.checksum.to_le_bytes()));
@@ -179,7 +205,9 @@ impl Identity {
         let before = ledger.get(JOURNAL_RUN).map_err(failed)?;
         let before = before.and_then(|run| run.try_into().ok()).map_or(0, u64::from_le_bytes);
         let run = before.max(plan.run) + 1;
-        ledger.put(JOURNAL_ID, &journal.to_bytes()).and_then(|()| ledger.put(JOURNAL_RUN, &run.to_le_bytes())).map_err(failed)?;
+        // That nothing can be written says nothing about what is there.
+        let unwritten = |error| OpenError::Io { act: "write the ledger", source: io::Error::other(error) };
+        ledger.put(JOURNAL_ID, &journal.to_bytes()).and_then(|()| ledger.put(JOURNAL_RUN, &run.to_le_bytes())).map_err(unwritten)?;
         Ok(Self { journal, run, ledger })
     }
 }

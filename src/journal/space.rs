@@ -11,6 +11,9 @@ use std::{
 
 use crate::limits::Limit;
 
+/// What a start, or a segment more, writes beside saves: names, openings, the ledger.
+pub(super) const OWN_BYTES: u64 = 4 << 20;
+
 /// What was measured last, and what follows.
 #[derive(Debug)]
 pub(super) struct Space {
@@ -26,8 +29,7 @@ impl Space {
 
     /// Measures; decides nothing.
     pub(super) fn measure(&self, path: &Path) -> io::Result<u64> {
-        let found = rustix::fs::statvfs(path)?;
-        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        let free = free(path)?;
         self.limit.set_used(free);
         Ok(free)
     }
@@ -35,6 +37,11 @@ impl Space {
     /// Refuses saves from now on, or takes them again. Called after retention has been given up.
     pub(super) fn decide(&self) {
         self.refusing.store(self.free() < self.min(), Ordering::Relaxed);
+    }
+
+    /// Whether a segment more can be begun, whatever saves are told.
+    pub(super) fn has_own_room(&self) -> bool {
+        self.free() >= OWN_BYTES
     }
 
     pub(super) fn free(&self) -> u64 {
@@ -48,4 +55,10 @@ impl Space {
     pub(super) fn refusing(&self) -> bool {
         self.refusing.load(Ordering::Relaxed)
     }
+}
+
+/// Bytes that we may still write to the file system of this path.
+pub(super) fn free(path: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(path)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }

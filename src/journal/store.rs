@@ -9,7 +9,7 @@ use std::{
     fs::{self, File, OpenOptions, Permissions},
     io,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -51,6 +51,9 @@ const SHELF_CHUNKS: u64 = 9;
 const SHELF_BYTES: u64 = 64 << 10;
 const SHELF_LISTING_BYTES: u64 = 64;
 
+/// By the number of the first chunk.
+type Shelves = Vec<(u64, sled::Tree)>;
+
 /// An open sled directory.
 ///
 /// The ledger uses the default tree. Chunks stand on shelves: a tree of its own for every few of them, named by the number
@@ -58,12 +61,11 @@ const SHELF_LISTING_BYTES: u64 = 64;
 #[derive(Debug)]
 pub(super) struct Store {
     db: sled::Db,
-    shelves: Vec<(u64, sled::Tree)>,
+    shelves: Shelves,
     /// Chunks and bytes put on the last shelf since it was opened; `None` until something is put.
     filled: Option<(u64, u64)>,
     /// Our own handle of sled's file: its errors are reported to us, whatever sled does with its own.
     file: File,
-    path: PathBuf,
 }
 
 impl Store {
@@ -82,28 +84,14 @@ impl Store {
             .use_compression(false)
             .flush_every_ms(None);
         let db = open_patiently(&config)?;
-        db.flush()?;
-        let file = OpenOptions::new().read(true).write(true).open(path.join("db"))?;
-        let store = Self { shelves: shelves(&db)?, filled: None, db, file, path: path.to_owned() };
-        store.settle()?;
-        Ok(store)
-    }
-
-    /// The barrier after opening: everything sled has made and not synced.
-    fn settle(&self) -> Result<(), StoreError> {
-        let blobs = self.path.join("blobs");
-        if fs::read_dir(&blobs)?.next().is_some() {
-            return Err(StoreError::Blobs);
+        match settle(&db, path) {
+            Ok((shelves, file)) => Ok(Self { db, shelves, filled: None, file }),
+            Err(error) => {
+                // Dropped, sled would sync once more, and panic if that fails too.
+                std::mem::forget(db);
+                Err(error)
+            }
         }
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            let mode = if entry.file_type()?.is_dir() { 0o700 } else { 0o600 };
-            fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
-            File::open(entry.path())?.sync_all()?;
-        }
-        self.file.sync_all()?;
-        sync_directory(&self.path)?;
-        Ok(sync_directory(self.path.parent().expect("a store lies in the journal's directory"))?)
     }
 
     /// Puts a chunk; durable after the next [`Store::sync`]. Numbers rise.
@@ -186,8 +174,33 @@ impl Store {
     }
 }
 
+/// The barrier after opening: everything sled has made and not synced. Gives the shelves, and our handle of the file.
+fn settle(db: &sled::Db, path: &Path) -> Result<(Shelves, File), StoreError> {
+    db.flush()?;
+    let shelves = shelves(db)?;
+    if fs::read_dir(path.join("blobs"))?.next().is_some() {
+        return Err(StoreError::Blobs);
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let mode = if entry.file_type()?.is_dir() { 0o700 } else { 0o600 };
+        fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
+        File::open(entry.path())?.sync_all()?;
+    }
+    let file = OpenOptions::new().read(true).write(true).open(path.join("db"))?;
+    file.sync_all()?;
+    sync_directory(path)?;
+    sync_directory(path.parent().expect("a store lies in the journal's directory"))?;
+    Ok((shelves, file))
+}
+
+/// Size of a store's file once it has been opened again: sled fills its last unit of allocation up.
+pub(super) fn opened_bytes(bytes: u64) -> u64 {
+    bytes.next_multiple_of(STORE_SEGMENT_BYTES as u64)
+}
+
 /// The shelves that are there, by number.
-fn shelves(db: &sled::Db) -> Result<Vec<(u64, sled::Tree)>, StoreError> {
+fn shelves(db: &sled::Db) -> Result<Shelves, StoreError> {
     let numbers = db.tree_names().into_iter().filter_map(|name| Some(u64::from_be_bytes(name.as_ref().try_into().ok()?)));
     let mut shelves = numbers.map(|number| Ok((number, db.open_tree(number.to_be_bytes())?))).collect::<Result<Vec<_>, StoreError>>()?;
     shelves.sort_unstable_by_key(|(number, _)| *number);

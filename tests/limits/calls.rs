@@ -11,6 +11,7 @@ use tokio::{
 use tonic::Request;
 
 use super::{streams::Talk, *};
+use crate::support::strace;
 
 /// Saves at once, until one of them is refused by this limit; then one alone, which is not.
 async fn save_at_once(daemon: &Daemon, limit: &str, bytes: usize) {
@@ -35,7 +36,7 @@ const SYNC_DELAY: Duration = Duration::from_millis(100);
 async fn calls_in_flight_are_limited() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let setup = Setup::new(&journal.path().join("journal"), &database.url()).set("grpc.calls_in_flight_max", "2");
-    let daemon = setup.start_with_slow_syncs(SYNC_DELAY, &journal.path().join("trace")).await;
+    let daemon = strace::with_slow_syncs(&setup, SYNC_DELAY, &journal.path().join("trace")).await;
     save_at_once(&daemon, "grpc.calls_in_flight_max", 10).await;
     daemon.stop().await;
 }
@@ -48,7 +49,7 @@ async fn the_journals_inbox_is_limited() {
         .set("journal.group_bytes_max", "64 KiB")
         .set("grpc.message_bytes_max", "64 KiB")
         .set("grpc.body_bytes_max", "60 KiB");
-    let daemon = setup.start_with_slow_syncs(SYNC_DELAY, &journal.path().join("trace")).await;
+    let daemon = strace::with_slow_syncs(&setup, SYNC_DELAY, &journal.path().join("trace")).await;
     save_at_once(&daemon, "journal.inbox_bytes_max", 40_000).await;
     daemon.stop().await;
 }

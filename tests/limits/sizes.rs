@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use prost::Message;
 
 use super::*;
-use crate::support::saves::set_text;
+use crate::support::{saves::set_text, strace};
 
 /// The refusal names the limit and what to do.
 fn too_large(status: &Status, limit: &str) {
@@ -78,7 +78,7 @@ async fn groups_are_limited_and_the_rest_follows_in_the_next() {
     for (limit, max, full) in cases {
         let (database, journal) = (Database::with(SCHEMA).await, directory());
         let setup = Setup::new(&journal.path().join("journal"), &database.url()).set(limit, max);
-        let daemon = setup.start_with_slow_syncs(Duration::from_millis(100), &journal.path().join("trace")).await;
+        let daemon = strace::with_slow_syncs(&setup, Duration::from_millis(100), &journal.path().join("trace")).await;
         let client = daemon.client().await;
         eventually("a group is full", || async {
             let saves = (0..16).map(|n| {

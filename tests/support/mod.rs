@@ -20,9 +20,14 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint};
 
 mod database;
+pub(crate) mod disk;
+pub(crate) mod load;
 pub(crate) mod saves;
+pub(crate) mod strace;
 
 pub(crate) use database::{Database, rows as database_rows};
+pub(crate) use disk::Disk;
+pub(crate) use load::Load;
 
 /// How long anything may take before the test calls it a hang. Never a measure of speed.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
@@ -95,25 +100,19 @@ impl Setup {
         daemon
     }
 
-    /// Starts the daemon under strace, which lets every fdatasync return so much later, and waits until it serves. `-D` keeps
-    /// it our child.
-    pub(crate) async fn start_with_slow_syncs(&self, delay: Duration, trace: &Path) -> Daemon {
+    /// Starts the daemon by way of another program, which takes its command line as arguments and becomes it.
+    pub(crate) fn spawn_by(&self, mut launcher: Command) -> Daemon {
         let plain = self.command();
         let plain = plain.as_std();
-        let mut traced = Command::new("strace");
-        let delay = format!("inject=fdatasync:delay_exit={}", delay.as_micros());
-        traced.args(["-D", "-f", "-y", "-qq", "-e", "trace=fdatasync", "-e", &delay, "-o"]).arg(trace);
-        traced.arg(plain.get_program()).args(plain.get_args());
+        launcher.arg(plain.get_program()).args(plain.get_args());
         for (key, value) in plain.get_envs() {
             match value {
-                Some(value) => traced.env(key, value),
-                None => traced.env_remove(key),
+                Some(value) => launcher.env(key, value),
+                None => launcher.env_remove(key),
             };
         }
-        traced.kill_on_drop(true);
-        let daemon = Daemon::run(traced, self.expected_in_log.clone());
-        daemon.serving().await;
-        daemon
+        launcher.kill_on_drop(true);
+        Daemon::run(launcher, self.expected_in_log.clone())
     }
 
     /// Starts the daemon and doesn't wait.
@@ -197,6 +196,11 @@ impl Daemon {
             Ok(fields) => fields,
             Err(_) => panic!("{message:?} is not in the log: {:#?}", self.lines()),
         }
+    }
+
+    /// Waits for a log line that holds this text.
+    pub(crate) async fn logged_like(&self, text: &str) {
+        eventually(text, || async { self.lines().iter().any(|line| line.to_string().contains(text)).then_some(()) }).await;
     }
 
     /// Waits until it serves.
