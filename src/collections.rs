@@ -17,7 +17,7 @@ mod order;
 mod reach;
 mod value;
 
-pub use catalog::{Catalog, CatalogColumn, CatalogTable, ForeignKey, Identity, Reaction, TableKind, UniqueIndex};
+pub use catalog::{Catalog, CatalogColumn, CatalogTable, Fingerprint, ForeignKey, Identity, Reaction, TableKind, UniqueIndex};
 pub use key_form::{KeyForm, KeyPartError};
 pub use reach::Reaches;
 pub use value::{ValueError, ValueForm};
@@ -82,6 +82,8 @@ pub struct Collection {
     pub columns: Vec<Column>,
     /// The key columns, in primary-key order; empty for an append collection without a key.
     pub key: Vec<ColumnIndex>,
+    /// What its table was when the catalog was read.
+    pub fingerprint: Fingerprint,
     /// Set when the journal names it but the catalog doesn't: its saves can't be applied.
     pub gone: bool,
     by_name: HashMap<String, ColumnIndex>,
@@ -254,6 +256,7 @@ impl Collection {
             lane: LaneId(0),
             columns: Vec::new(),
             key: Vec::new(),
+            fingerprint: Fingerprint::default(),
             gone: true,
             by_name: HashMap::new(),
         }

@@ -18,6 +18,7 @@ mod connect;
 mod encode;
 mod failed_saves;
 mod failure;
+mod fingerprint;
 mod flight;
 mod lease;
 mod plan;

@@ -53,7 +53,7 @@ fn collections() -> Collections {
         unlogged: false,
         columns: std::iter::once(column("id", true)).chain(COLUMNS.map(|name| column(name, false))).collect(),
         unique: vec![unique("id"), unique("code")],
-        insert_triggers: false,
+        fingerprint: Default::default(),
     };
     let key = |from: &str, &(column, to, to_column, on_delete, on_update): &Reference| ForeignKey {
         name: format!("{from}_{column}"),

@@ -32,8 +32,17 @@ pub struct CatalogTable {
     pub columns: Vec<CatalogColumn>,
     /// Its valid unique indexes without expressions and conditions.
     pub unique: Vec<UniqueIndex>,
-    /// Whether a trigger fires before or after an insert of a row (internal ones left out).
-    pub insert_triggers: bool,
+    /// What it was when it was read.
+    pub fingerprint: Fingerprint,
+}
+
+/// Tells whether a table is still as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Its number in Postgres.
+    pub oid: u32,
+    /// A digest of its columns, constraints, indexes and triggers.
+    pub digest: String,
 }
 
 /// What a relation is (`pg_class.relkind`).
@@ -228,6 +237,7 @@ fn read(table: &CatalogTable, name: &str, settings: &CollectionSettings) -> Resu
     collection.id = CollectionId(u32::MAX);
     collection.schema.clone_from(&table.schema);
     collection.table.clone_from(&table.name);
+    collection.fingerprint.clone_from(&table.fingerprint);
     collection.mode = settings.mode;
     collection.lane = LaneId(0);
     for column in &table.columns {

@@ -28,7 +28,7 @@ fn table(name: &str, key: &[&str], columns: Vec<CatalogColumn>) -> CatalogTable 
         unlogged: false,
         columns,
         unique: if key.is_empty() { Vec::new() } else { vec![unique] },
-        insert_triggers: false,
+        fingerprint: Default::default(),
     }
 }
 

@@ -10,18 +10,15 @@ use tokio_postgres::{
 };
 
 use super::{
-    Action, Failure,
+    Action, Failure, fingerprint,
     reading::{Reading, get},
 };
 use crate::collections::{
-    Catalog, CatalogColumn, CatalogTable, ForeignKey, Identity, KeyForm, Reaction, TableKind, UniqueIndex, ValueForm,
+    Catalog, CatalogColumn, CatalogTable, Fingerprint, ForeignKey, Identity, KeyForm, Reaction, TableKind, UniqueIndex, ValueForm,
 };
 
-/// A trigger on a partition fires for rows that come through the partitioned table. tgtype 4: insert.
 const TABLES: &str = "\
-select c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relispartition, c.relpersistence = 'u',
-    exists (select from pg_trigger g where not g.tgisinternal and g.tgtype & 4 <> 0 and g.tgenabled <> 'D'
-        and (g.tgrelid = c.oid or g.tgrelid in (select p.relid from pg_partition_tree(c.oid) p)))
+select c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relispartition, c.relpersistence = 'u'
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = any($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
 order by array_position($1, n.nspname::text), c.relname";
@@ -93,6 +90,10 @@ pub(super) async fn read(reading: &Reading, schemas: &[String]) -> Result<Catalo
             tables[place].unique.push(UniqueIndex { columns: get(&row, 1)?, primary: get(&row, 2)?, deferrable: get(&row, 3)? });
         }
     }
+    let oids: Vec<_> = places.keys().map(i64::to_string).collect();
+    for row in reading.rows(&fingerprint::read(), &[(&oids, Type::TEXT_ARRAY)]).await? {
+        tables[places[&get::<i64>(&row, 0)?]].fingerprint.digest = get(&row, 1)?;
+    }
     let foreign_keys = reading.rows(FOREIGN_KEYS, &[]).await?.iter().map(foreign_key).collect::<Result<_, _>>()?;
     Ok(Catalog { tables, foreign_keys })
 }
@@ -114,8 +115,12 @@ fn table(row: &Row) -> Result<CatalogTable, Failure> {
         unlogged: get(row, 5)?,
         columns: Vec::new(),
         unique: Vec::new(),
-        insert_triggers: get(row, 6)?,
+        fingerprint: Fingerprint { oid: oid(row)?, digest: String::new() },
     })
+}
+
+fn oid(row: &Row) -> Result<u32, Failure> {
+    Ok(u32::try_from(get::<i64>(row, 0)?).expect("an oid"))
 }
 
 fn column(row: &Row) -> Result<CatalogColumn, Failure> {

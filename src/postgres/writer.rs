@@ -10,7 +10,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{
-    Action, FailedSave, Failure, PositionRow, failed_saves,
+    Action, FailedSave, Failure, PositionRow, failed_saves, fingerprint,
     flight::{Counts, Flight, Refusal},
     lease::{Lease, within},
     plan::{self, Operation, Step},
@@ -107,6 +107,8 @@ enum Meaning {
     Fence,
     /// Rows of a collection.
     Rows { collection: CollectionId, name: Arc<str>, operation: Operation, sent: u64 },
+    /// So many tables that are still as they were read.
+    Catalog { tables: usize },
     /// So many rows of our own tables.
     Own { table: &'static str, rows: i64 },
 }
@@ -214,6 +216,11 @@ impl Writer {
         }
         for saves in work.failed.chunks(work.statement_rows.max(1)) {
             self.send_failed(&mut flight, saves, &mut written).await?;
+        }
+        if let Some(generation) = work.generation {
+            let (arrays, tables) = fingerprint::expected(work.collections, generation);
+            let params = arrays.into_iter().map(array).collect();
+            flight.send_typed(Meaning::Catalog { tables }, &fingerprint::compare(), 0, params).await;
         }
         // So that COMMIT has nothing left to refuse.
         flight.send_simple(Meaning::Done, "set constraints all immediate").await;
@@ -349,6 +356,8 @@ async fn land_one(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Re
 fn hold_against(meaning: Meaning, counts: Counts, written: &mut Written) -> Result<(), ApplyError> {
     match meaning {
         Meaning::Done | Meaning::Fence => Ok(()),
+        Meaning::Catalog { tables } if usize::try_from(counts[1]) == Ok(tables) => Ok(()),
+        Meaning::Catalog { .. } => Err(ApplyError::Catalog),
         Meaning::Own { rows, .. } if counts[1] == rows => Ok(()),
         Meaning::Own { table, rows } => {
             let message = format!("forebay.{table}: {rows} rows were sent, {} arrived", counts[1]);

@@ -21,7 +21,7 @@ fn collections(identity: Identity) -> Collections {
     ];
     let unique = vec![UniqueIndex { columns: vec!["k".to_owned()], primary: true, deferrable: false }];
     let (schema, name) = ("s".to_owned(), "t".to_owned());
-    let table = CatalogTable { schema, name, kind: TableKind::Ordinary, unlogged: false, columns, unique, insert_triggers: false };
+    let table = CatalogTable { schema, name, kind: TableKind::Ordinary, unlogged: false, columns, unique, fingerprint: Default::default() };
     let rules = CollectionRules { schemas: vec!["s".to_owned()], ..CollectionRules::default() };
     Collections::build(&Catalog { tables: vec![table], foreign_keys: Vec::new() }, &rules, &Collections::default())
 }

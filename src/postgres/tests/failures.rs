@@ -214,3 +214,33 @@ async fn row_level_security_is_about_the_data_and_a_missing_privilege_is_not() {
     assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::Halt, Some("42501")));
     lane.apply(&[Set("t", &["1"], r#"{"a": 1}"#)]).await.expect("applied");
 }
+
+#[tokio::test]
+async fn a_change_of_the_tables_is_noticed_before_commit_and_nothing_else_is() {
+    let fixture =
+        Fixture::new("create table t (id int4 primary key, a int4, b text default 'x'); create table other (id int4 primary key)").await;
+    let mut lane = fixture.lane(&[]).await;
+    let kept = ["analyze t", "vacuum t", "insert into t values (7, 7)", "create table more (id int4)", "alter table other add c int4"];
+    for statement in kept {
+        fixture.database.run(statement).await.expect(statement);
+        lane.apply(&[Set("t", &["1"], r#"{"a":1}"#)]).await.expect(statement);
+    }
+    let changes = [
+        "alter table t add c int4",
+        "alter table t alter b type varchar(9)",
+        "alter table t alter b set default 'y'",
+        "alter table t add check (a < 100)",
+        "create unique index on t (a)",
+        "alter table other add up int4 references t on delete cascade",
+        "create function f() returns trigger language plpgsql as 'begin return new; end'; create trigger f before insert on t for each row execute function f()",
+        "alter table t drop c",
+    ];
+    for statement in changes {
+        fixture.database.run(statement).await.expect(statement);
+        let refused = lane.apply(&[Set("t", &["1"], r#"{"a":2}"#)]).await;
+        assert_eq!(refused, Err(ApplyError::Catalog), "{statement}");
+        assert_eq!(fixture.rows("select a from t where id = 1").await, ["1"], "{statement}");
+        lane.collections = fixture.collections(&rules(&[])).await;
+        lane.apply(&[Set("t", &["1"], r#"{"a":1}"#)]).await.expect(statement);
+    }
+}
