@@ -20,6 +20,7 @@ use crate::{
 
 mod acts;
 mod journal;
+mod refusals;
 mod server;
 mod world;
 
@@ -46,6 +47,15 @@ impl Life {
     }
 
     fn start_with(world: &World, window: Duration, hint: Sequence, limits: Limits, take_over: bool) -> Self {
+        Self::start_set(world, window, hint, limits, take_over, Settings::default().drain)
+    }
+
+    /// With settings other than the default, and nothing recovered.
+    fn start_under(world: &World, drain: DrainSettings) -> Self {
+        Self::start_set(world, Duration::ZERO, Sequence::ZERO, limits(), false, drain)
+    }
+
+    fn start_set(world: &World, window: Duration, hint: Sequence, limits: Limits, take_over: bool, drain: DrainSettings) -> Self {
         let ownership = world.start(take_over);
         let generation_objects_max = world.chance().u64(2..12);
         let backlog = LaneBacklog::new(generation_objects_max, hint, Arc::default(), &limits);
@@ -55,7 +65,7 @@ impl Life {
             id: LaneId(0),
             name: "default".into(),
             window,
-            drain: DrainSettings { generation_objects_max, ..Settings::default().drain },
+            drain: DrainSettings { generation_objects_max, ..drain },
             target: world.target(ownership.owner),
             ownership,
             backlog,

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     backlog::model::{COLUMNS, LOG, Model, ROWS, save},
     drain::Ownership,
-    postgres::PositionRow,
+    postgres::{Action, PositionRow},
     save::{Accepted, Body, Change, Save, Sequence},
 };
 
@@ -151,6 +151,16 @@ impl World {
 
     pub(super) fn break_schema(&self, duration: Duration) {
         self.lock().server.broken_until = Some(Instant::now() + duration);
+    }
+
+    /// From now on saves made by [`Self::named`] are refused with that code; `None` repairs it.
+    pub(super) fn refuse(&self, what: Option<(&'static str, Action)>) {
+        self.lock().server.refuses = what;
+    }
+
+    /// A save that is refused with this code if the server is told to.
+    pub(super) fn named(&self, code: &str) -> Vec<Accepted> {
+        self.numbered(vec![append(&format!("\"{code}\""))])
     }
 
     pub(super) fn go_away(&self, duration: Duration) {
