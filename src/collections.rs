@@ -80,6 +80,8 @@ pub struct Collection {
     pub columns: Vec<Column>,
     /// The key columns, in primary-key order; empty for an append collection without a key.
     pub key: Vec<ColumnIndex>,
+    /// Whether a trigger may leave a row out of an insert or update without an error.
+    pub triggers_skip: bool,
     /// Set when the journal names it but the catalog doesn't: its saves can't be applied.
     pub gone: bool,
     by_name: HashMap<String, ColumnIndex>,
@@ -90,7 +92,7 @@ pub struct Collection {
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// The type to cast text to: the base type without modifier, schema-qualified where needed, ready for SQL.
+    /// The type to cast text to: the base type, schema-qualified where needed, ready for SQL ([`CatalogColumn::cast`]).
     pub cast: String,
     /// How a JSON value becomes text for it.
     pub form: ValueForm,
@@ -246,6 +248,7 @@ impl Collection {
             lane: LaneId(0),
             columns: Vec::new(),
             key: Vec::new(),
+            triggers_skip: false,
             gone: true,
             by_name: HashMap::new(),
         }

@@ -28,7 +28,8 @@ fn table(name: &str, key: &[&str], columns: Vec<CatalogColumn>) -> CatalogTable 
         unlogged: false,
         columns,
         unique: if key.is_empty() { Vec::new() } else { vec![unique] },
-        insert_triggers: false,
+        triggers_skip: false,
+        rules: false,
     }
 }
 

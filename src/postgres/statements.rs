@@ -11,9 +11,9 @@
 
 use std::fmt::Write;
 
-use super::quote::{identifier, literal, qualified};
+use super::quote::{identifier, qualified};
 use crate::{
-    collections::{Collection, Column, ValueForm},
+    collections::{Collection, Column},
     save::{ColumnIndex, ColumnSet},
 };
 
@@ -36,6 +36,11 @@ pub(super) fn upsert(collection: &Collection, set: &ColumnSet, replace: bool) ->
     let assignments = assignments(collection, set, replace);
     let matching = key_matches(collection);
     let insert = insert(collection, set, &table);
+    // A trigger may have left the row out of the update: then it isn't missing.
+    let missing = match collection.triggers_skip {
+        true => format!("not exists (select from changed as c where c.n = u.n) and not exists (select from {table} as t where {matching})"),
+        false => "not exists (select from changed as c where c.n = u.n)".to_owned(),
+    };
     if assignments.is_empty() {
         // Nothing to update: a row that is there already has what the save asks for.
         return format!(
@@ -45,7 +50,7 @@ pub(super) fn upsert(collection: &Collection, set: &ColumnSet, replace: bool) ->
     }
     format!(
         "with {rows}, changed as (update {table} as t set {assignments} from u where {matching} returning u.n), \
-         added as ({insert} where not exists (select from changed as c where c.n = u.n) order by u.n returning 1) \
+         added as ({insert} where {missing} order by u.n returning 1) \
          select (select count(*) from changed), (select count(*) from added)"
     )
 }
@@ -77,9 +82,9 @@ fn rows(collection: &Collection, set: &ColumnSet) -> String {
     let columns = columns(collection, set);
     let mut sql = String::from("u as materialized (select p.n");
     for (n, column) in (1..).zip(&columns) {
-        let _ = match column.form {
-            ValueForm::Structured => write!(sql, ", {} as c{n}", structured(collection, column, n)),
-            _ => write!(sql, ", p.c{n}::{} as c{n}", column.cast),
+        let _ = match column.form.is_structured() {
+            true => write!(sql, ", {} as c{n}", structured(column, n)),
+            false => write!(sql, ", p.c{n}::{} as c{n}", column.cast),
         };
     }
     let list = |prefix: &str, suffix: &str| (1..=columns.len()).map(|n| format!("{prefix}{n}{suffix}")).collect::<Vec<_>>().join(", ");
@@ -87,13 +92,10 @@ fn rows(collection: &Collection, set: &ColumnSet) -> String {
     sql
 }
 
-/// Arrays and composites: Postgres reads their JSON as a member of a row of the table.
-fn structured(collection: &Collection, column: &Column, n: usize) -> String {
-    let table = qualified(&collection.schema, &collection.table);
-    let (name, member) = (identifier(&column.name), literal(&column.name));
-    format!(
-        "case when p.c{n} is not null then (jsonb_populate_record(null::{table}, jsonb_build_object({member}, p.c{n}::jsonb))).{name} end"
-    )
+/// Arrays and composites: Postgres reads their JSON as the member of a record. (`jsonb_populate_record` with the table's own row type
+/// would look at every other column too and trip over one whose domain is not null; jsonb loses `-0`.)
+fn structured(column: &Column, n: usize) -> String {
+    format!("(select v from json_to_record(json_build_object('v', p.c{n}::json)) as r(v {}))", column.cast)
 }
 
 fn assignments(collection: &Collection, set: &ColumnSet, replace: bool) -> String {
