@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod keys;
 mod kills;
 mod limits;
 mod outages;
@@ -11,3 +12,5 @@ mod restarts;
 mod stops;
 mod support;
 mod syncs;
+mod tables;
+mod types;

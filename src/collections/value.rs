@@ -14,6 +14,9 @@ pub enum ValueForm {
     /// As [`ValueForm::Scalar`], for dates, times and ranges of them; relative words ("now", "today", ...) are refused: they
     /// would mean the time of writing.
     Time,
+    /// As [`ValueForm::Scalar`], for an `interval` with fields or a precision, which also say how its text is read: "5" is five years
+    /// in an `interval year`.
+    Interval,
     /// `json`, `jsonb`: the JSON text itself.
     Json,
     /// Arrays: JSON, read by `json_to_record` (a JSON string is Postgres syntax). With the form of the elements; an array of
@@ -41,7 +44,7 @@ impl ValueForm {
         }
         let text = match self {
             Self::Json => Cow::Borrowed(json),
-            Self::Scalar => scalar(json)?,
+            Self::Scalar | Self::Interval => scalar(json)?,
             Self::Time => {
                 let text = scalar(json)?;
                 relative::refuse_in_text(&text)?;
@@ -54,11 +57,6 @@ impl ValueForm {
             Self::Internal => return Err(ValueError("has a type that Postgres reads no value of: leave it out".to_owned())),
         };
         Ok(Some(text))
-    }
-
-    /// Whether Postgres reads its text as JSON that describes the value.
-    pub fn is_structured(&self) -> bool {
-        matches!(self, Self::Array(_) | Self::Composite(_))
     }
 }
 

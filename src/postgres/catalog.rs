@@ -135,7 +135,7 @@ fn column(row: &Row, types: &Types) -> Result<CatalogColumn, Failure> {
     Ok(CatalogColumn {
         name: get(row, 1)?,
         cast: get(row, 2)?,
-        form: types.form(base.oid),
+        form: types.form_of_column(base.oid, base.modifier),
         key_form: base.key_form(get(row, 10)?),
         not_null: get(row, 6)?,
         identity: match get(row, 7)? {

@@ -13,7 +13,7 @@ use std::fmt::Write;
 
 use super::quote::{identifier, qualified};
 use crate::{
-    collections::{Collection, Column},
+    collections::{Collection, Column, KeyForm, ValueForm},
     save::{ColumnIndex, ColumnSet},
 };
 
@@ -82,20 +82,27 @@ fn rows(collection: &Collection, set: &ColumnSet) -> String {
     let columns = columns(collection, set);
     let mut sql = String::from("u as materialized (select p.n");
     for (n, column) in (1..).zip(&columns) {
-        let _ = match column.form.is_structured() {
-            true => write!(sql, ", {} as c{n}", structured(column, n)),
-            false => write!(sql, ", p.c{n}::{} as c{n}", column.cast),
-        };
+        let _ = write!(sql, ", {} as c{n}", value(column, n));
     }
     let list = |prefix: &str, suffix: &str| (1..=columns.len()).map(|n| format!("{prefix}{n}{suffix}")).collect::<Vec<_>>().join(", ");
     let _ = write!(sql, " from unnest({}) with ordinality as p({}, n))", list("$", ""), list("c", ""));
     sql
 }
 
-/// Arrays and composites: Postgres reads their JSON as the member of a record. (`jsonb_populate_record` with the table's own row type
-/// would look at every other column too and trip over one whose domain is not null; jsonb loses `-0`.)
-fn structured(column: &Column, n: usize) -> String {
-    format!("(select v from json_to_record(json_build_object('v', p.c{n}::json)) as r(v {}))", column.cast)
+/// A parameter as a value of its column's type.
+fn value(column: &Column, n: usize) -> String {
+    match column.form {
+        ValueForm::Array(_) | ValueForm::Composite(_) => member(&format!("p.c{n}::json"), &column.cast),
+        // A cast would read the text first and apply the modifier later.
+        ValueForm::Interval => member(&format!("p.c{n}"), &column.cast),
+        ValueForm::Scalar | ValueForm::Time | ValueForm::Json | ValueForm::Internal => format!("p.c{n}::{}", column.cast),
+    }
+}
+
+/// Postgres reads it as the member of a record. (`jsonb_populate_record` with the table's own row type would look at every other column
+/// too and trip over one whose domain is not null; jsonb loses `-0`.)
+fn member(json: &str, cast: &str) -> String {
+    format!("(select v from json_to_record(json_build_object('v', {json})) as r(v {cast}))")
 }
 
 fn assignments(collection: &Collection, set: &ColumnSet, replace: bool) -> String {
@@ -118,8 +125,12 @@ fn insert(collection: &Collection, set: &ColumnSet, table: &str) -> String {
 }
 
 fn key_matches(collection: &Collection) -> String {
-    let parts = collection.key.iter().zip(1..).map(|(&index, n)| format!("t.{} = u.c{n}", name(collection, index)));
-    parts.collect::<Vec<_>>().join(" and ")
+    let part = |(&index, n): (&ColumnIndex, usize)| match &collection.columns[usize::from(index)] {
+        // Enums have no operator of their own: theirs wants the same type on both sides, and a domain is another one.
+        Column { key_form: Some(KeyForm::Enum { .. }), cast, .. } => format!("t.{}::{cast} = u.c{n}", name(collection, index)),
+        _ => format!("t.{} = u.c{n}", name(collection, index)),
+    };
+    collection.key.iter().zip(1..).map(part).collect::<Vec<_>>().join(" and ")
 }
 
 fn name(collection: &Collection, index: u16) -> String {

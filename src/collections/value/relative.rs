@@ -61,7 +61,7 @@ fn may_hold_time(form: &ValueForm) -> bool {
         ValueForm::Time => true,
         ValueForm::Array(element) => may_hold_time(element),
         ValueForm::Composite(fields) => fields.iter().any(|(_, form)| may_hold_time(form)),
-        ValueForm::Scalar | ValueForm::Json | ValueForm::Internal => false,
+        ValueForm::Scalar | ValueForm::Interval | ValueForm::Json | ValueForm::Internal => false,
     }
 }
 

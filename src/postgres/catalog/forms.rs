@@ -59,8 +59,13 @@ impl Types {
         rows.iter().map(|row| Ok((get(row, 0)?, made(row)?))).collect::<Result<_, _>>().map(Self)
     }
 
+    /// The form of a column's values.
+    pub(super) fn form_of_column(&self, oid: i64, modifier: i64) -> ValueForm {
+        if modifier >= 0 && oid == i64::from(Type::INTERVAL.oid()) { ValueForm::Interval } else { self.form(oid) }
+    }
+
     /// The form of a type's values. Ends: no type is made of itself.
-    pub(super) fn form(&self, oid: i64) -> ValueForm {
+    fn form(&self, oid: i64) -> ValueForm {
         match u32::try_from(oid).ok().and_then(Type::from_oid) {
             Some(Type::JSON | Type::JSONB) => return ValueForm::Json,
             Some(Type::DATE | Type::TIME | Type::TIMETZ | Type::TIMESTAMP | Type::TIMESTAMPTZ) => return ValueForm::Time,

@@ -66,7 +66,7 @@ async fn columns_come_with_base_type_form_and_key_form() {
         let column = column(&catalog, "t", name);
         (column.cast.as_str(), column.form.clone(), column.key_form.clone())
     };
-    use ValueForm::{Array, Composite, Internal, Json, Scalar, Time};
+    use ValueForm::{Array, Composite, Internal, Interval, Json, Scalar, Time};
     let array = |element| Array(Box::new(element));
     let pair = || Composite(vec![("a".to_owned(), Scalar), ("b".to_owned(), Time)]);
     let text = |chars_max| Some(KeyForm::Text { chars_max });
@@ -92,8 +92,8 @@ async fn columns_come_with_base_type_form_and_key_form() {
     assert_eq!(of("t"), ("numeric", Scalar, None));
     assert_eq!(of("x"), ("tstzrange", Time, None));
     assert_eq!(of("y"), ("time without time zone", Time, None));
-    assert_eq!(of("z"), ("interval year", Scalar, None));
-    assert_eq!(of("aa"), ("interval(2)", Scalar, None));
+    assert_eq!(of("z"), ("interval year", Interval, None));
+    assert_eq!(of("aa"), ("interval(2)", Interval, None));
     assert_eq!(of("ab"), ("character varying(3)[]", array(Scalar), None));
     assert_eq!(of("ac"), ("public.pair[]", array(pair()), None));
     assert_eq!(of("ad"), ("datemultirange", Time, None));
