@@ -6,6 +6,7 @@
 # need_compiler    cc, for the allocator's C code
 # need_python      python3 with venv and pip
 # need_strace      strace
+# need_pgbouncer   pgbouncer: on PATH, or below target/. No service is installed, enabled or started.
 #
 # Each does nothing, and says nothing, if it is there already.
 
@@ -47,6 +48,32 @@ need_strace() {
     say "installing strace"
     install_packages strace
     command -v strace >/dev/null || give_up "there is no strace: install it"
+}
+
+need_pgbouncer() {
+    PATH="$PATH:/usr/sbin:$PWD/target/pgbouncer/usr/sbin"
+    command -v pgbouncer >/dev/null && return
+    if [ "$(package_manager)" = apt ]; then
+        say "unpacking pgbouncer below target/ (no service is installed)"
+        unpack_pgbouncer target/pgbouncer
+    else
+        say "installing pgbouncer"
+        install_packages pgbouncer
+    fi
+    pgbouncer --version >/dev/null || give_up "there is no pgbouncer: install it"
+}
+
+# Debian's package enables and starts a service: only its files are taken, and the libraries it names.
+unpack_pgbouncer() {
+    local directory=$1 libraries
+    mkdir -p "$directory"
+    as_root apt-get update -qq || give_up "apt could not update its lists: see above"
+    (cd "$directory" && rm -f ./*.deb && apt-get download -qq -o APT::Sandbox::User=root pgbouncer) || give_up "apt could not download pgbouncer: see above"
+    dpkg-deb -x "$directory"/pgbouncer_*.deb "$directory" || give_up "pgbouncer's package can't be unpacked: see above"
+    libraries=$(dpkg-deb -f "$directory"/pgbouncer_*.deb Depends | tr ',' '\n' | sed -n 's/^ *\(lib[^ |(]*\).*/\1/p')
+    # shellcheck disable=SC2086 # a list of names
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $libraries >/dev/null ||
+        give_up "apt could not install what pgbouncer needs: see above"
 }
 
 postgres_on_path() {
@@ -113,6 +140,7 @@ packages_for() {
     apk:python) echo python3 py3-pip ;;
     pacman:python) echo python python-pip ;;
     brew:python) echo python3 ;;
+    dnf:pgbouncer | apk:pgbouncer | pacman:pgbouncer | zypper:pgbouncer | brew:pgbouncer) echo pgbouncer ;;
     apt:strace | dnf:strace | apk:strace | pacman:strace | zypper:strace) echo strace ;;
     *) return 1 ;;
     esac

@@ -2,13 +2,16 @@
 
 mod architecture;
 mod bad_input;
+mod hosts;
 mod keys;
 mod kills;
 mod limits;
 mod outages;
 mod pipe;
+mod poolers;
 mod programs;
 mod restarts;
+mod rewinds;
 mod stops;
 mod support;
 mod syncs;

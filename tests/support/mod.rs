@@ -20,10 +20,14 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint};
 
 mod database;
+pub(crate) mod load;
+pub(crate) mod pooler;
+mod replica;
 pub(crate) mod samples;
 pub(crate) mod saves;
 
 pub(crate) use database::{Database, rows as database_rows};
+pub(crate) use replica::{Backup, Replica, hosts};
 
 /// How long anything may take before the test calls it a hang. Never a measure of speed.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
