@@ -14,7 +14,7 @@ use crate::support::{
     saves::{batch, request, set, set_text},
 };
 
-/// What a domain over an internal type would be: a column that no statement can fill.
+/// Every type of the server's own that a column may have; arrays come with their elements, composites are row types of its tables.
 const TYPES: &str = "
     select format_type(oid, null) from pg_type
     where typisdefined and typtype not in ('p', 'c') and typnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)

@@ -22,16 +22,23 @@ use self::forms::{BaseType, Types};
 /// Triggers on a partition fire for rows that come through the partitioned table, and rows are as safe there as their partition
 /// is. tgtype 1: for each row, 2: before, 4: insert, 16: update.
 const TABLES: &str = "\
-select c.oid::int8, n.nspname::text, c.relname::text,
-    case when part.any_foreign then 'f' else c.relkind::text end, c.relispartition, part.any_unlogged,
-    exists (select from pg_trigger g where not g.tgisinternal and g.tgtype & 3 = 3 and g.tgtype & 20 <> 0 and g.tgenabled <> 'D'
-        and g.tgrelid = any(part.oids)),
-    exists (select from pg_rewrite r where r.ev_class = c.oid and r.ev_type <> '1' and r.ev_enabled <> 'D')
-from pg_class c join pg_namespace n on n.oid = c.relnamespace,
-    lateral (select array_agg(k.oid) as oids, bool_or(k.relkind = 'f') as any_foreign, bool_or(k.relpersistence = 'u') as any_unlogged
-        from pg_class k where k.oid = c.oid or k.oid in (select p.relid from pg_partition_tree(c.oid) p)) as part
-where n.nspname = any($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
-order by array_position($1, n.nspname::text), c.relname";
+with listed as (
+    select c.oid, n.nspname, c.relname, c.relkind, c.relispartition
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = any($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
+), parts as (
+    select oid as root, oid from listed union select l.oid, p.relid from listed l, pg_partition_tree(l.oid) p where l.relkind = 'p'
+), wholes as (
+    select parts.root, bool_or(c.relkind = 'f') as any_foreign, bool_or(c.relpersistence = 'u') as any_unlogged,
+        bool_or(exists (select from pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled <> 'D'
+            and g.tgtype & 3 = 3 and g.tgtype & 20 <> 0)) as triggers_skip
+    from parts join pg_class c using (oid) group by parts.root
+)
+select l.oid::int8, l.nspname::text, l.relname::text, case when w.any_foreign then 'f' else l.relkind::text end, l.relispartition,
+    w.any_unlogged, w.triggers_skip,
+    exists (select from pg_rewrite r where r.ev_class = l.oid and r.ev_type <> '1' and r.ev_enabled <> 'D')
+from listed l join wholes w on w.root = l.oid
+order by array_position($1, l.nspname::text), l.relname";
 
 /// A domain is followed down to its base type; the innermost declares the length. A value is cast to the type without its modifier,
 /// which only the assignment applies, except where the modifier says how its text is read: "5" is five years in an `interval

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Read,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -49,7 +48,7 @@ impl Pooler {
     pub(crate) fn stop(&mut self) {
         if let Some(mut guard) = self.guard.take() {
             drop(guard.stdin.take());
-            tokio::task::block_in_place(|| guard.wait()).expect("the guard ends");
+            guard.wait().expect("the guard ends");
         }
     }
 
@@ -60,12 +59,10 @@ impl Pooler {
         if rustix::process::geteuid().is_root() {
             command.args(["-u", "postgres"]);
         }
-        let log = fs::File::create(self.directory.path().join("log")).expect("a log file");
-        command.arg(self.file()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        command.arg(self.file()).stdin(Stdio::piped()).stdout(Stdio::null());
         self.guard = Some(command.spawn().expect("a shell starts"));
         let url = self.url_of("pgbouncer");
-        eventually(&format!("pgbouncer listens: {}", self.log()), || async { tokio_postgres::connect(&url, NoTls).await.ok().map(drop) })
-            .await;
+        eventually("pgbouncer listens", || async { tokio_postgres::connect(&url, NoTls).await.ok().map(drop) }).await;
     }
 
     /// Leads to another server from the next transaction on; the connections of clients stay.
@@ -90,20 +87,11 @@ impl Pooler {
     fn file(&self) -> PathBuf {
         self.directory.path().join("pgbouncer.ini")
     }
-
-    fn log(&self) -> String {
-        let mut text = String::new();
-        let read = fs::File::open(self.directory.path().join("log")).and_then(|mut log| log.read_to_string(&mut text));
-        read.map_or_else(|error| error.to_string(), |_| text)
-    }
 }
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        if let Some(mut guard) = self.guard.take() {
-            drop(guard.stdin.take());
-            let _ = guard.wait();
-        }
+        self.stop();
     }
 }
 

@@ -83,7 +83,7 @@ impl Types {
                 ValueForm::Time => ValueForm::Time,
                 _ => ValueForm::Scalar,
             },
-            (_, "A") => ValueForm::Array(Box::new(self.form(made.of))),
+            (_, "A") if made.of != 0 => ValueForm::Array(Box::new(self.form(made.of))),
             _ => ValueForm::Scalar,
         }
     }
