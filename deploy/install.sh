@@ -7,6 +7,7 @@
 # need_python      python3 with venv and pip
 # need_strace      strace
 # need_mounts      mkfs.ext4 and setpriv, and that a file can be mounted: as root or by sudo, with loop devices
+# need_pgbouncer   pgbouncer: on PATH, or below target/. No service is installed, enabled or started.
 #
 # Each does nothing, and says nothing, if it is there already.
 
@@ -68,6 +69,32 @@ need_mounts() {
 mounts_a_file() {
     mkdir "$1/root" && truncate -s 8M "$1/image" && mkfs.ext4 -q -F "$1/image" &&
         as_root mount -o loop "$1/image" "$1/root" && as_root umount "$1/root"
+}
+
+need_pgbouncer() {
+    PATH="$PATH:/usr/sbin:$PWD/target/pgbouncer/usr/sbin"
+    command -v pgbouncer >/dev/null && return
+    if [ "$(package_manager)" = apt ]; then
+        say "unpacking pgbouncer below target/ (no service is installed)"
+        unpack_pgbouncer target/pgbouncer
+    else
+        say "installing pgbouncer"
+        install_packages pgbouncer
+    fi
+    pgbouncer --version >/dev/null || give_up "there is no pgbouncer: install it"
+}
+
+# Debian's package enables and starts a service: only its files are taken, and the libraries it names.
+unpack_pgbouncer() {
+    local directory=$1 libraries
+    mkdir -p "$directory"
+    as_root apt-get update -qq || give_up "apt could not update its lists: see above"
+    (cd "$directory" && rm -f ./*.deb && apt-get download -qq -o APT::Sandbox::User=root pgbouncer) || give_up "apt could not download pgbouncer: see above"
+    dpkg-deb -x "$directory"/pgbouncer_*.deb "$directory" || give_up "pgbouncer's package can't be unpacked: see above"
+    libraries=$(dpkg-deb -f "$directory"/pgbouncer_*.deb Depends | tr ',' '\n' | sed -n 's/^ *\(lib[^ |(]*\).*/\1/p')
+    # shellcheck disable=SC2086 # a list of names
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $libraries >/dev/null ||
+        give_up "apt could not install what pgbouncer needs: see above"
 }
 
 postgres_on_path() {
@@ -136,6 +163,7 @@ packages_for() {
     brew:python) echo python3 ;;
     apt:mounts | dnf:mounts | pacman:mounts | zypper:mounts) echo e2fsprogs util-linux ;;
     apk:mounts) echo e2fsprogs setpriv ;;
+    dnf:pgbouncer | apk:pgbouncer | pacman:pgbouncer | zypper:pgbouncer | brew:pgbouncer) echo pgbouncer ;;
     apt:strace | dnf:strace | apk:strace | pacman:strace | zypper:strace) echo strace ;;
     *) return 1 ;;
     esac

@@ -84,6 +84,8 @@ pub struct Collection {
     pub key: Vec<ColumnIndex>,
     /// What its table was when the catalog was read.
     pub fingerprint: Fingerprint,
+    /// Whether a trigger may leave a row out of an insert or update without an error.
+    pub triggers_skip: bool,
     /// Set when the journal names it but the catalog doesn't: its saves can't be applied.
     pub gone: bool,
     by_name: HashMap<String, ColumnIndex>,
@@ -94,7 +96,7 @@ pub struct Collection {
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// The type to cast text to: the base type without modifier, schema-qualified where needed, ready for SQL.
+    /// The type to cast text to: the base type, schema-qualified where needed, ready for SQL ([`CatalogColumn::cast`]).
     pub cast: String,
     /// How a JSON value becomes text for it.
     pub form: ValueForm,
@@ -257,6 +259,7 @@ impl Collection {
             columns: Vec::new(),
             key: Vec::new(),
             fingerprint: Fingerprint::default(),
+            triggers_skip: false,
             gone: true,
             by_name: HashMap::new(),
         }

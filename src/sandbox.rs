@@ -12,7 +12,7 @@ use std::{
     fs, io,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, ExitStatus},
+    process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
 
@@ -127,6 +127,40 @@ impl Sandbox {
     /// # Errors
     /// See [`SandboxError`].
     pub fn create(options: SandboxOptions) -> Result<Self, SandboxError> {
+        let mut sandbox = Self::empty()?;
+        sandbox.initialize(&options)?;
+        sandbox.start_on_free_port(options.port)?;
+        Ok(sandbox)
+    }
+
+    /// A copy of a running server as it is now, not started: a standby that will follow it, or a backup that stands for itself.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub fn copy_of(origin: &Self, standby: bool) -> Result<Self, SandboxError> {
+        let sandbox = Self::empty()?;
+        let mut command = sandbox.binaries.command("pg_basebackup", sandbox.user);
+        command.args(["--dbname", &origin.url(), "--checkpoint=fast", "--no-sync", "--pgdata"]).arg(sandbox.data_directory());
+        command.args(standby.then_some("--write-recovery-conf")).current_dir(sandbox.directory.path());
+        Self::run_to_end("pg_basebackup", command)?;
+        // The last line of a name counts: the origin's socket is not ours.
+        let settings = format!("unix_socket_directories = '{}'\n", sandbox.socket_directory().display());
+        let file = fs::OpenOptions::new().append(true).open(sandbox.settings_file());
+        let appended = file.and_then(|mut file| io::Write::write_all(&mut file, settings.as_bytes()));
+        appended.map_err(SandboxError::io("write the settings of the private Postgres"))?;
+        Ok(sandbox)
+    }
+
+    /// Starts a copy for the first time: on this port, or a free one.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub fn start_on(&mut self, port: Option<u16>) -> Result<(), SandboxError> {
+        self.start_on_free_port(port)
+    }
+
+    /// A directory and its guard.
+    fn empty() -> Result<Self, SandboxError> {
         let binaries = Binaries::find()?;
         let user = User::unprivileged()?;
         let directory = tempfile::Builder::new().prefix("forebay-sandbox-").tempdir();
@@ -135,10 +169,7 @@ impl Sandbox {
             user.own(directory.path()).map_err(SandboxError::io("hand the directory to the user that runs Postgres"))?;
         }
         let guard = Guard::spawn(directory.path(), user).map_err(SandboxError::io("start the guard of the private Postgres"))?;
-        let mut sandbox = Self { binaries, user, port: 0, server: None, guard, directory };
-        sandbox.initialize(&options)?;
-        sandbox.start_on_free_port(options.port)?;
-        Ok(sandbox)
+        Ok(Self { binaries, user, port: 0, server: None, guard, directory })
     }
 
     /// The connection URL of the database `postgres`, as superuser.
@@ -236,14 +267,22 @@ impl Sandbox {
     fn initialize(&self, options: &SandboxOptions) -> Result<(), SandboxError> {
         let mut command = self.binaries.command("initdb", self.user);
         command.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"]);
-        let output = command.arg(self.data_directory()).current_dir(self.directory.path()).output();
-        let output = output.map_err(SandboxError::io("run initdb"))?;
-        if !output.status.success() {
-            let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-            return Err(SandboxError::Program { program: "initdb", status: output.status, output: text });
+        command.arg(self.data_directory()).current_dir(self.directory.path());
+        Self::run_to_end("initdb", command)?;
+        fs::write(self.settings_file(), self.configuration(options)).map_err(SandboxError::io("write the settings of the private Postgres"))
+    }
+
+    fn run_to_end(program: &'static str, mut command: Command) -> Result<(), SandboxError> {
+        let output = command.output().map_err(SandboxError::io("run a program of Postgres"))?;
+        if output.status.success() {
+            return Ok(());
         }
-        let file = self.data_directory().join("postgresql.auto.conf");
-        fs::write(file, self.configuration(options)).map_err(SandboxError::io("write the settings of the private Postgres"))
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        Err(SandboxError::Program { program, status: output.status, output: text })
+    }
+
+    fn settings_file(&self) -> PathBuf {
+        self.data_directory().join("postgresql.auto.conf")
     }
 
     fn configuration(&self, options: &SandboxOptions) -> String {

@@ -53,6 +53,8 @@ fn collections() -> Collections {
         unlogged: false,
         columns: std::iter::once(column("id", true)).chain(COLUMNS.map(|name| column(name, false))).collect(),
         unique: vec![unique("id"), unique("code")],
+        triggers_skip: false,
+        rules: false,
         fingerprint: Default::default(),
     };
     let key = |from: &str, &(column, to, to_column, on_delete, on_update): &Reference| ForeignKey {

@@ -26,12 +26,16 @@ pub struct CatalogTable {
     pub name: String,
     /// What it is.
     pub kind: TableKind,
-    /// `pg_class.relpersistence = 'u'`: lost at a crash, so never a collection.
+    /// Unlogged, or a partition of it is: lost at a crash, so never a collection.
     pub unlogged: bool,
     /// Its columns, in table order, dropped ones left out.
     pub columns: Vec<CatalogColumn>,
     /// Its valid unique indexes without expressions and conditions.
     pub unique: Vec<UniqueIndex>,
+    /// Whether a trigger fires before a row of it is inserted or updated: it may leave the row out without an error.
+    pub triggers_skip: bool,
+    /// Whether a rule rewrites statements that write it.
+    pub rules: bool,
     /// What it was when it was read.
     pub fingerprint: Fingerprint,
 }
@@ -58,7 +62,7 @@ pub enum TableKind {
     View,
     /// `m`
     MaterializedView,
-    /// `f`
+    /// `f`, or a partitioned table with a partition that is one.
     Foreign,
 }
 
@@ -67,8 +71,8 @@ pub enum TableKind {
 pub struct CatalogColumn {
     /// Its name.
     pub name: String,
-    /// The base type (of a domain: its base type) without modifier, as `format_type(base, -1)` prints it with an empty
-    /// search path: ready for a cast.
+    /// The base type (of a domain: its base type) as Postgres prints it with an empty search path, ready for a cast: without
+    /// its modifier, but for intervals and arrays.
     pub cast: String,
     /// How JSON becomes text for it.
     pub form: ValueForm,
@@ -226,12 +230,20 @@ fn read(table: &CatalogTable, name: &str, settings: &CollectionSettings) -> Resu
     match table.kind {
         TableKind::View => return is("a view"),
         TableKind::MaterializedView => return is("a materialized view"),
-        TableKind::Foreign => return is("a foreign table, whose writes can't be part of the transaction"),
+        TableKind::Foreign => return is("a foreign table, or has a foreign partition, whose writes can't be part of the transaction"),
         TableKind::Partition => return is("a partition: save to the partitioned table it belongs to"),
         TableKind::Ordinary | TableKind::Partitioned => {}
     }
     if table.unlogged {
-        return Err("it is unlogged, so a crash of Postgres would empty it: `alter table ... set logged`".to_owned());
+        return Err(
+            "it is unlogged, or a partition of it is, so a crash of Postgres would empty it: `alter table ... set logged`".to_owned()
+        );
+    }
+    if table.rules {
+        return Err(
+            "it has a rule for insert, update or delete, which Postgres doesn't apply to the statements that write it: use a trigger"
+                .to_owned(),
+        );
     }
     let mut collection = Collection { name: name.into(), gone: false, ..Collection::missing(name) };
     collection.id = CollectionId(u32::MAX);
@@ -239,12 +251,13 @@ fn read(table: &CatalogTable, name: &str, settings: &CollectionSettings) -> Resu
     collection.table.clone_from(&table.name);
     collection.fingerprint.clone_from(&table.fingerprint);
     collection.mode = settings.mode;
+    collection.triggers_skip = table.triggers_skip;
     collection.lane = LaneId(0);
     for column in &table.columns {
         collection.push_column(Column {
             name: column.name.clone(),
             cast: column.cast.clone(),
-            form: column.form,
+            form: column.form.clone(),
             key_form: column.key_form.clone(),
             not_null: column.not_null,
             read_only: match (column.generated, column.identity) {

@@ -4,17 +4,28 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+mod relative;
+
 /// How a JSON value becomes text for a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ValueForm {
     /// A string is Postgres input syntax (unescaped), a number or a boolean its own text. Arrays and objects are refused.
     Scalar,
-    /// As [`ValueForm::Scalar`]; relative words ("now", "today", ...) are refused: they would mean the time of writing.
+    /// As [`ValueForm::Scalar`], for dates, times and ranges of them; relative words ("now", "today", ...) are refused: they
+    /// would mean the time of writing.
     Time,
+    /// As [`ValueForm::Scalar`], for an `interval` with fields or a precision, which also say how its text is read: "5" is five years
+    /// in an `interval year`.
+    Interval,
     /// `json`, `jsonb`: the JSON text itself.
     Json,
-    /// Arrays and composites: JSON, read by `jsonb_populate_record` (a JSON string is Postgres syntax).
-    Structured,
+    /// Arrays: JSON, read by `json_to_record` (a JSON string is Postgres syntax). With the form of the elements; an array of
+    /// arrays has the same.
+    Array(Box<ValueForm>),
+    /// Composites: the same. With the form of each attribute.
+    Composite(Vec<(String, ValueForm)>),
+    /// Types that Postgres keeps for itself and reads no value of (`pg_node_tree` and the like): only null.
+    Internal,
 }
 
 /// Why a JSON value can't be text for a column. `Display` goes on a sentence that begins with the column.
@@ -32,9 +43,18 @@ impl ValueForm {
             return Ok(None);
         }
         let text = match self {
-            Self::Json | Self::Structured => Cow::Borrowed(json),
-            Self::Scalar => scalar(json)?,
-            Self::Time => fixed_time(scalar(json)?)?,
+            Self::Json => Cow::Borrowed(json),
+            Self::Scalar | Self::Interval => scalar(json)?,
+            Self::Time => {
+                let text = scalar(json)?;
+                relative::refuse_in_text(&text)?;
+                text
+            }
+            Self::Array(_) | Self::Composite(_) => {
+                relative::refuse_in_json(self, json)?;
+                Cow::Borrowed(json)
+            }
+            Self::Internal => return Err(ValueError("has a type that Postgres reads no value of: leave it out".to_owned())),
         };
         Ok(Some(text))
     }
@@ -59,38 +79,42 @@ fn unescaped(json: &str) -> Cow<'_, str> {
     }
 }
 
-/// Postgres reads these words anywhere in a date or time ("tomorrow 10:00"), in any case. `epoch`, `infinity` and `allballs`
-/// mean the same whenever they are read.
-fn fixed_time(text: Cow<'_, str>) -> Result<Cow<'_, str>, ValueError> {
-    const RELATIVE: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
-    let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
-    match words.find_map(|word| RELATIVE.iter().find(|relative| word.eq_ignore_ascii_case(relative))) {
-        Some(word) => Err(ValueError(format!("is relative ({word:?}) and would mean the time of writing: send the time itself"))),
-        None => Ok(text),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn text(form: ValueForm, json: &str) -> Option<String> {
+    fn text(form: &ValueForm, json: &str) -> Option<String> {
         form.text(json).expect("a value").map(Cow::into_owned)
+    }
+
+    fn array(element: ValueForm) -> ValueForm {
+        ValueForm::Array(Box::new(element))
+    }
+
+    /// `(note text, at timestamptz, list timestamptz[])`
+    fn event() -> ValueForm {
+        let field = |name: &str, form| (name.to_owned(), form);
+        ValueForm::Composite(vec![
+            field("note", ValueForm::Scalar),
+            field("at", ValueForm::Time),
+            field("list", array(ValueForm::Time)),
+            field("json", ValueForm::Json),
+        ])
     }
 
     #[test]
     fn scalars_keep_every_digit_and_letter() {
         for number in ["1", "-0", "12345678901234567890.000", "1.0e-7", "true", "false"] {
-            assert_eq!(text(ValueForm::Scalar, number).as_deref(), Some(number));
+            assert_eq!(text(&ValueForm::Scalar, number).as_deref(), Some(number));
         }
-        assert_eq!(text(ValueForm::Scalar, r#""a\"b\\\n\u00e9\ud83d\ude00""#).as_deref(), Some("a\"b\\\n\u{e9}\u{1F600}"));
-        assert_eq!(text(ValueForm::Scalar, r#""null""#).as_deref(), Some("null"));
-        assert_eq!(text(ValueForm::Scalar, r#""""#).as_deref(), Some(""));
+        assert_eq!(text(&ValueForm::Scalar, r#""a\"b\\\n\u00e9\ud83d\ude00""#).as_deref(), Some("a\"b\\\n\u{e9}\u{1F600}"));
+        assert_eq!(text(&ValueForm::Scalar, r#""null""#).as_deref(), Some("null"));
+        assert_eq!(text(&ValueForm::Scalar, r#""""#).as_deref(), Some(""));
     }
 
     #[test]
     fn null_is_sql_null_in_every_form() {
-        for form in [ValueForm::Scalar, ValueForm::Time, ValueForm::Json, ValueForm::Structured] {
+        for form in [ValueForm::Scalar, ValueForm::Time, ValueForm::Json, array(ValueForm::Time), event(), ValueForm::Internal] {
             assert_eq!(form.text("null"), Ok(None));
         }
     }
@@ -98,8 +122,9 @@ mod tests {
     #[test]
     fn json_and_structured_values_stay_as_they_are() {
         for json in [r#""x\u0041""#, "[1, [2.50]]", r#"{"a": null}"#, "1e400"] {
-            assert_eq!(text(ValueForm::Json, json).as_deref(), Some(json));
-            assert_eq!(text(ValueForm::Structured, json).as_deref(), Some(json));
+            for form in [ValueForm::Json, array(ValueForm::Scalar), array(ValueForm::Time), event()] {
+                assert_eq!(text(&form, json).as_deref(), Some(json));
+            }
         }
     }
 
@@ -119,5 +144,31 @@ mod tests {
             assert!(ValueForm::Time.text(fixed).is_ok(), "{fixed}");
         }
         assert!(ValueForm::Scalar.text(r#""now""#).is_ok(), "text may say now");
+    }
+
+    #[test]
+    fn relative_times_are_refused_inside_arrays_and_composites() {
+        let refused = [
+            (array(ValueForm::Time), r#"["2024-01-01", ["Now"]]"#),
+            (array(ValueForm::Time), r#""{2024-01-01,today}""#),
+            (event(), r#"{"note": "x", "at": "tomorrow"}"#),
+            (event(), r#"{"list": [["yesterday 10:00"]]}"#),
+            (event(), r#""(x,now,,)""#),
+            (array(event()), r#"[{"at": "epoch"}, {"at": "n\u006fw"}]"#),
+            (array(event()), r#"["(x,today,,)"]"#),
+        ];
+        for (form, json) in refused {
+            assert!(form.text(json).is_err(), "{json}");
+        }
+        let taken = [
+            (event(), r#"{"note": "now", "at": "2024-01-01", "json": "today", "else": "now"}"#),
+            (array(event()), r#"[{"note": "do it today"}, null]"#),
+            (array(ValueForm::Scalar), r#"["now", "today"]"#),
+            (array(ValueForm::Time), r#"[["epoch", null], ["infinity", "2024-01-01 10:00"]]"#),
+            (event(), r#""(unknown,2024-01-01,,)""#),
+        ];
+        for (form, json) in taken {
+            assert_eq!(text(&form, json).as_deref(), Some(json));
+        }
     }
 }

@@ -29,6 +29,8 @@ fn table(name: &str, key: &[&str], columns: Vec<CatalogColumn>) -> CatalogTable 
         columns,
         unique: if key.is_empty() { Vec::new() } else { vec![unique] },
         fingerprint: Default::default(),
+        triggers_skip: false,
+        rules: false,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt, time::SystemTime};
 
 use super::violations::Violations;
 use crate::{
-    collections::{Collection, Collections, Column, Mode},
+    collections::{Collection, Collections, Column, KeyForm, Mode},
     limits::Limit,
     proto::{self, save::Change as ProtoChange},
     save::{Body, Change, ColumnSet, Key, Member, Save},
@@ -45,7 +45,7 @@ impl fmt::Display for Path {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) violations: Violations,
-    /// A collection or column is unknown: a newer catalog may have it.
+    /// A collection, a column or an enum's label is unknown: a newer catalog may have it.
     pub(super) unknown_name: bool,
     /// A field whose time has not come.
     pub(super) unimplemented: Option<&'static str>,
@@ -173,7 +173,10 @@ impl<'a> Check<'a, '_> {
         for (n, (column, part)) in collection.key_columns().zip(parts).enumerate() {
             match canonical_part(column, part) {
                 Ok(part) => canonical.push(part),
-                Err(why) => return self.refuse(format_args!("key[{n}]"), || format!("is no {}: it {why}", column.name)),
+                Err(why) => {
+                    self.may_be_new_label(column);
+                    return self.refuse(format_args!("key[{n}]"), || format!("is no {}: it {why}", column.name));
+                }
             }
         }
         Some(Key::from_parts(canonical.iter().map(String::as_str)))
@@ -201,8 +204,16 @@ impl<'a> Check<'a, '_> {
         self.bounded([&*text], "json")?;
         match canonical_part(column, &text) {
             Ok(part) => Some(part),
-            Err(why) => self.refuse(InJson(&column.name), || why.into_owned()),
+            Err(why) => {
+                self.may_be_new_label(column);
+                self.refuse(InJson(&column.name), || why.into_owned())
+            }
         }
+    }
+
+    /// A newer catalog may have more labels of an enum.
+    fn may_be_new_label(&mut self, column: &Column) {
+        self.findings.unknown_name |= matches!(column.key_form, Some(KeyForm::Enum { .. }));
     }
 
     /// Refuses keys over the limit. (No allocation, no work on them before.)

@@ -13,17 +13,36 @@ use super::{
     Action, Failure, fingerprint,
     reading::{Reading, get},
 };
-use crate::collections::{
-    Catalog, CatalogColumn, CatalogTable, Fingerprint, ForeignKey, Identity, KeyForm, Reaction, TableKind, UniqueIndex, ValueForm,
-};
+use crate::collections::{Catalog, CatalogColumn, CatalogTable, Fingerprint, ForeignKey, Identity, Reaction, TableKind, UniqueIndex};
 
+mod forms;
+
+use self::forms::{BaseType, Types};
+
+/// Triggers on a partition fire for rows that come through the partitioned table, and rows are as safe there as their partition
+/// is. tgtype 1: for each row, 2: before, 4: insert, 16: update.
 const TABLES: &str = "\
-select c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relispartition, c.relpersistence = 'u'
-from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where n.nspname = any($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
-order by array_position($1, n.nspname::text), c.relname";
+with listed as (
+    select c.oid, n.nspname, c.relname, c.relkind, c.relispartition
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = any($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
+), parts as (
+    select oid as root, oid from listed union select l.oid, p.relid from listed l, pg_partition_tree(l.oid) p where l.relkind = 'p'
+), wholes as (
+    select parts.root, bool_or(c.relkind = 'f') as any_foreign, bool_or(c.relpersistence = 'u') as any_unlogged,
+        bool_or(exists (select from pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled <> 'D'
+            and g.tgtype & 3 = 3 and g.tgtype & 20 <> 0)) as triggers_skip
+    from parts join pg_class c using (oid) group by parts.root
+)
+select l.oid::int8, l.nspname::text, l.relname::text, case when w.any_foreign then 'f' else l.relkind::text end, l.relispartition,
+    w.any_unlogged, w.triggers_skip,
+    exists (select from pg_rewrite r where r.ev_class = l.oid and r.ev_type <> '1' and r.ev_enabled <> 'D')
+from listed l join wholes w on w.root = l.oid
+order by array_position($1, l.nspname::text), l.relname";
 
-/// A domain is followed down to its base type; the innermost declares the length.
+/// A domain is followed down to its base type; the innermost declares the length. A value is cast to the type without its modifier,
+/// which only the assignment applies, except where the modifier says how its text is read: "5" is five years in an `interval
+/// year`; and the members of arrays and composites are assigned one by one.
 const COLUMNS: &str = "\
 with recursive col as (
     select a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attidentity, a.attgenerated, a.attcollation
@@ -37,7 +56,9 @@ with recursive col as (
 ), base as (
     select distinct on (attrelid, attnum) attrelid, attnum, typid, typmod, not_null from chain order by attrelid, attnum, depth desc
 )
-select col.attrelid::int8, col.attname::text, format_type(t.oid, -1), t.oid::int8, t.typtype::text, t.typcategory::text, base.typmod::int8,
+select col.attrelid::int8, col.attname::text,
+    format_type(t.oid, case when t.oid = 'interval'::regtype or t.typcategory = 'A' then base.typmod else -1 end),
+    t.oid::int8, t.typtype::text, base.typmod::int8,
     col.attnotnull or base.not_null, col.attidentity::text, col.attgenerated <> '', coalesce(l.collisdeterministic, true),
     array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder)
 from col join base using (attrelid, attnum) join pg_type t on t.oid = base.typid left join pg_collation l on l.oid = col.attcollation
@@ -80,9 +101,10 @@ pub(super) async fn read(reading: &Reading, schemas: &[String]) -> Result<Catalo
         places.insert(get::<i64>(&row, 0)?, tables.len());
         tables.push(table(&row)?);
     }
+    let types = Types::read(reading, &params).await?;
     for row in reading.rows(COLUMNS, &params).await? {
         if let Some(&place) = places.get(&get::<i64>(&row, 0)?) {
-            tables[place].columns.push(column(&row)?);
+            tables[place].columns.push(column(&row, &types)?);
         }
     }
     for row in reading.rows(UNIQUE, &params).await? {
@@ -115,6 +137,8 @@ fn table(row: &Row) -> Result<CatalogTable, Failure> {
         unlogged: get(row, 5)?,
         columns: Vec::new(),
         unique: Vec::new(),
+        triggers_skip: get(row, 6)?,
+        rules: get(row, 7)?,
         fingerprint: Fingerprint { oid: oid(row)?, digest: String::new() },
     })
 }
@@ -123,27 +147,21 @@ fn oid(row: &Row) -> Result<u32, Failure> {
     Ok(u32::try_from(get::<i64>(row, 0)?).expect("an oid"))
 }
 
-fn column(row: &Row) -> Result<CatalogColumn, Failure> {
-    let base = BaseType {
-        oid: get::<i64>(row, 3)?,
-        kind: get(row, 4)?,
-        category: get(row, 5)?,
-        modifier: get::<i64>(row, 6)?,
-        deterministic: get(row, 10)?,
-    };
+fn column(row: &Row, types: &Types) -> Result<CatalogColumn, Failure> {
+    let base = BaseType { oid: get::<i64>(row, 3)?, kind: get(row, 4)?, modifier: get::<i64>(row, 5)?, deterministic: get(row, 9)? };
     Ok(CatalogColumn {
         name: get(row, 1)?,
         cast: get(row, 2)?,
-        form: base.form(),
-        key_form: base.key_form(get(row, 11)?),
-        not_null: get(row, 7)?,
-        identity: match get(row, 8)? {
+        form: types.form_of_column(base.oid, base.modifier),
+        key_form: base.key_form(get(row, 10)?),
+        not_null: get(row, 6)?,
+        identity: match get(row, 7)? {
             "" => Identity::No,
             "d" => Identity::ByDefault,
             "a" => Identity::Always,
             other => return Err(unknown("attidentity", other)),
         },
-        generated: get(row, 9)?,
+        generated: get(row, 8)?,
     })
 }
 
@@ -173,64 +191,4 @@ fn reaction(code: &str) -> Result<Reaction, Failure> {
 
 fn unknown(what: &str, code: &str) -> Failure {
     Failure::local(Action::Halt, format!("the catalog holds a {what} {code:?} that this version of Forebay doesn't know"))
-}
-
-/// A column's type below all domains.
-#[derive(Clone, Copy, Debug)]
-struct BaseType<'a> {
-    oid: i64,
-    kind: &'a str,
-    category: &'a str,
-    modifier: i64,
-    deterministic: bool,
-}
-
-impl BaseType<'_> {
-    fn form(self) -> ValueForm {
-        let built_in = u32::try_from(self.oid).ok().and_then(Type::from_oid);
-        match built_in {
-            Some(Type::JSON | Type::JSONB) => ValueForm::Json,
-            Some(Type::DATE | Type::TIME | Type::TIMETZ | Type::TIMESTAMP | Type::TIMESTAMPTZ) => ValueForm::Time,
-            _ if self.category == "A" || self.kind == "c" => ValueForm::Structured,
-            _ => ValueForm::Scalar,
-        }
-    }
-
-    fn key_form(self, labels: Vec<String>) -> Option<KeyForm> {
-        if self.kind == "e" {
-            return Some(KeyForm::Enum { labels });
-        }
-        match u32::try_from(self.oid).ok().and_then(Type::from_oid)? {
-            Type::INT2 => Some(KeyForm::Int2),
-            Type::INT4 => Some(KeyForm::Int4),
-            Type::INT8 => Some(KeyForm::Int8),
-            Type::UUID => Some(KeyForm::Uuid),
-            Type::BOOL => Some(KeyForm::Bool),
-            Type::BYTEA => Some(KeyForm::Bytea),
-            Type::DATE => Some(KeyForm::Date),
-            // A declared precision would round the key.
-            Type::TIMESTAMP if self.keeps_microseconds() => Some(KeyForm::Timestamp),
-            Type::TIMESTAMPTZ if self.keeps_microseconds() => Some(KeyForm::TimestampTz),
-            Type::TEXT if self.deterministic => Some(KeyForm::Text { chars_max: None }),
-            Type::VARCHAR if self.deterministic => Some(KeyForm::Text { chars_max: self.declared() }),
-            Type::NUMERIC => self.numeric(),
-            _ => None,
-        }
-    }
-
-    fn keeps_microseconds(self) -> bool {
-        matches!(self.modifier, -1 | 6)
-    }
-
-    /// Modifiers of varchar and numeric are stored with the four bytes of a length header added.
-    fn declared(self) -> Option<u32> {
-        u32::try_from(self.modifier - 4).ok()
-    }
-
-    /// Precision in the upper half, the scale below it: eleven bits, signed since version 15.
-    fn numeric(self) -> Option<KeyForm> {
-        let declared = self.declared()?;
-        let (precision, scale) = (declared >> 16, declared & 0x7ff);
-        (scale <= precision && scale < 0x400).then_some(KeyForm::Numeric { precision, scale })
-    }
 }

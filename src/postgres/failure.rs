@@ -72,7 +72,11 @@ impl Failure {
     }
 
     fn told(error: &DbError, phase: Phase) -> Self {
-        let code = error.code().code();
+        let code = match (error.code().code(), error.routine()) {
+            // What a standby says to `begin read write`, which is the first it hears from a connection that used to lead to the primary.
+            ("0A000", Some("call_bool_check_hook")) => "25006",
+            (code, _) => code,
+        };
         let fatal = matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
         let owned = |text: Option<&str>| text.map(Box::from);
         Self {

@@ -1,4 +1,4 @@
-//! Names and texts inside SQL.
+//! Names inside SQL.
 
 /// A name, whatever is in it.
 pub(super) fn identifier(name: &str) -> String {
@@ -10,12 +10,6 @@ pub(super) fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", identifier(schema), identifier(table))
 }
 
-/// A text constant, the same whatever `standard_conforming_strings` says.
-pub(super) fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,11 +19,5 @@ mod tests {
         assert_eq!(identifier("plain"), r#""plain""#);
         assert_eq!(identifier(r#"a"; drop table b; --"#), r#""a""; drop table b; --""#);
         assert_eq!(qualified("S p", "T.x"), r#""S p"."T.x""#);
-    }
-
-    #[test]
-    fn no_text_leaves_its_quotes() {
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal(r"a\'b"), r" E'a\\''b'");
     }
 }

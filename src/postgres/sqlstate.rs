@@ -108,6 +108,7 @@ fn judge_before_commit(Told { code, routine, .. }: Told<'_>) -> Action {
         "40002" => Halve,
         // Row-level security: about the data, unlike a privilege.
         "42501" if routine == Some("ExecWithCheckOptions") => Halve,
+        "0A000" | "42601" | "42602" | "42704" | "42725" | "42883" | "42P01" if routine.is_some_and(reads_a_value) => RowsOwn,
         "53100" => Halt,
         "53300" => Reconnect,
         "54000" => Halve,
@@ -118,6 +119,33 @@ fn judge_before_commit(Told { code, routine, .. }: Told<'_>) -> Action {
         "XX001" | "XX002" => Halt,
         _ => judge_class(code),
     }
+}
+
+/// Input functions that say of a value what is otherwise said of a statement: of tsvector, tsquery and jsonpath, of the names of
+/// objects (regclass and the like) and roles (aclitem). Nothing in our statements is read by them.
+fn reads_a_value(routine: &str) -> bool {
+    const ROUTINES: [&str; 19] = [
+        "RangeVarGetRelidExtended",
+        "flattenJsonPathParseItem",
+        "get_collation_oid",
+        "get_role_oid",
+        "get_ts_config_oid",
+        "get_ts_dict_oid",
+        "gettoken_query_standard",
+        "gettoken_tsvector",
+        "jsonpath_yyerror",
+        "makeRangeVarFromNameList",
+        "makepol",
+        "parseTypeString",
+        "prssyntaxerror",
+        "regoperatorin",
+        "regoperin",
+        "regprocedurein",
+        "regprocin",
+        "regrolein",
+        "textToQualifiedNameList",
+    ];
+    ROUTINES.contains(&routine)
 }
 
 fn judge_class(code: &str) -> Action {
@@ -251,11 +279,13 @@ mod tests {
     }
 
     #[test]
-    fn the_routine_tells_security_policies_and_stale_plans_apart() {
+    fn the_routine_tells_security_policies_stale_plans_and_values_apart() {
         let with = |code, routine| judge(Told { routine: Some(routine), ..told(code) }, Phase::BeforeCommit);
         assert_eq!(with("42501", "ExecWithCheckOptions"), Halve);
         assert_eq!(with("42501", "aclcheck_error"), Halt);
         assert_eq!(with("0A000", "RevalidateCachedQuery"), Reconnect);
+        assert_eq!((with("42601", "makepol"), with("42601", "scanner_yyerror")), (RowsOwn, Halt));
+        assert_eq!((with("42P01", "RangeVarGetRelidExtended"), with("42P01", "parserOpenTable")), (RowsOwn, Halt));
     }
 
     #[test]

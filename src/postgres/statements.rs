@@ -11,9 +11,9 @@
 
 use std::fmt::Write;
 
-use super::quote::{identifier, literal, qualified};
+use super::quote::{identifier, qualified};
 use crate::{
-    collections::{Collection, Column, ValueForm},
+    collections::{Collection, Column, KeyForm, ValueForm},
     save::{ColumnIndex, ColumnSet},
 };
 
@@ -36,6 +36,11 @@ pub(super) fn upsert(collection: &Collection, set: &ColumnSet, replace: bool) ->
     let assignments = assignments(collection, set, replace);
     let matching = key_matches(collection);
     let insert = insert(collection, set, &table);
+    // A trigger may have left the row out of the update: then it isn't missing.
+    let missing = match collection.triggers_skip {
+        true => format!("not exists (select from changed as c where c.n = u.n) and not exists (select from {table} as t where {matching})"),
+        false => "not exists (select from changed as c where c.n = u.n)".to_owned(),
+    };
     if assignments.is_empty() {
         // Nothing to update: a row that is there already has what the save asks for.
         return format!(
@@ -45,7 +50,7 @@ pub(super) fn upsert(collection: &Collection, set: &ColumnSet, replace: bool) ->
     }
     format!(
         "with {rows}, changed as (update {table} as t set {assignments} from u where {matching} returning u.n), \
-         added as ({insert} where not exists (select from changed as c where c.n = u.n) order by u.n returning 1) \
+         added as ({insert} where {missing} order by u.n returning 1) \
          select (select count(*) from changed), (select count(*) from added)"
     )
 }
@@ -77,23 +82,27 @@ fn rows(collection: &Collection, set: &ColumnSet) -> String {
     let columns = columns(collection, set);
     let mut sql = String::from("u as materialized (select p.n");
     for (n, column) in (1..).zip(&columns) {
-        let _ = match column.form {
-            ValueForm::Structured => write!(sql, ", {} as c{n}", structured(collection, column, n)),
-            _ => write!(sql, ", p.c{n}::{} as c{n}", column.cast),
-        };
+        let _ = write!(sql, ", {} as c{n}", value(column, n));
     }
     let list = |prefix: &str, suffix: &str| (1..=columns.len()).map(|n| format!("{prefix}{n}{suffix}")).collect::<Vec<_>>().join(", ");
     let _ = write!(sql, " from unnest({}) with ordinality as p({}, n))", list("$", ""), list("c", ""));
     sql
 }
 
-/// Arrays and composites: Postgres reads their JSON as a member of a row of the table.
-fn structured(collection: &Collection, column: &Column, n: usize) -> String {
-    let table = qualified(&collection.schema, &collection.table);
-    let (name, member) = (identifier(&column.name), literal(&column.name));
-    format!(
-        "case when p.c{n} is not null then (jsonb_populate_record(null::{table}, jsonb_build_object({member}, p.c{n}::jsonb))).{name} end"
-    )
+/// A parameter as a value of its column's type.
+fn value(column: &Column, n: usize) -> String {
+    match column.form {
+        ValueForm::Array(_) | ValueForm::Composite(_) => member(&format!("p.c{n}::json"), &column.cast),
+        // A cast would read the text first and apply the modifier later.
+        ValueForm::Interval => member(&format!("p.c{n}"), &column.cast),
+        ValueForm::Scalar | ValueForm::Time | ValueForm::Json | ValueForm::Internal => format!("p.c{n}::{}", column.cast),
+    }
+}
+
+/// Postgres reads it as the member of a record. (`jsonb_populate_record` with the table's own row type would look at every other column
+/// too and trip over one whose domain is not null; jsonb loses `-0`.)
+fn member(json: &str, cast: &str) -> String {
+    format!("(select v from json_to_record(json_build_object('v', {json})) as r(v {cast}))")
 }
 
 fn assignments(collection: &Collection, set: &ColumnSet, replace: bool) -> String {
@@ -116,8 +125,12 @@ fn insert(collection: &Collection, set: &ColumnSet, table: &str) -> String {
 }
 
 fn key_matches(collection: &Collection) -> String {
-    let parts = collection.key.iter().zip(1..).map(|(&index, n)| format!("t.{} = u.c{n}", name(collection, index)));
-    parts.collect::<Vec<_>>().join(" and ")
+    let part = |(&index, n): (&ColumnIndex, usize)| match &collection.columns[usize::from(index)] {
+        // Enums have no operator of their own: theirs wants the same type on both sides, and a domain is another one.
+        Column { key_form: Some(KeyForm::Enum { .. }), cast, .. } => format!("t.{}::{cast} = u.c{n}", name(collection, index)),
+        _ => format!("t.{} = u.c{n}", name(collection, index)),
+    };
+    collection.key.iter().zip(1..).map(part).collect::<Vec<_>>().join(" and ")
 }
 
 fn name(collection: &Collection, index: u16) -> String {

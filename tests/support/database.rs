@@ -45,6 +45,21 @@ impl Database {
         database
     }
 
+    /// The database `postgres` of a server of its own.
+    pub(super) fn of(sandbox: Sandbox) -> Self {
+        Self { url: sandbox.url(), own: Some(sandbox) }
+    }
+
+    /// The server of a database that stands alone.
+    pub(super) fn sandbox(&self) -> &Sandbox {
+        self.own.as_ref().expect("only a database that stands alone is copied")
+    }
+
+    /// The port of the server.
+    pub(crate) fn port(&self) -> u16 {
+        self.sandbox().port()
+    }
+
     /// Where it is.
     pub(crate) fn url(&self) -> String {
         self.url.clone()

@@ -19,15 +19,20 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
+pub(crate) mod audited;
 mod database;
 pub(crate) mod disk;
 pub(crate) mod load;
+pub(crate) mod pooler;
+mod replica;
+pub(crate) mod samples;
 pub(crate) mod saves;
 pub(crate) mod strace;
 
 pub(crate) use database::{Database, rows as database_rows};
 pub(crate) use disk::Disk;
 pub(crate) use load::Load;
+pub(crate) use replica::{Backup, Replica, hosts};
 
 /// How long anything may take before the test calls it a hang. Never a measure of speed.
 pub(crate) const HANG: Duration = Duration::from_secs(60);

@@ -1,6 +1,8 @@
 use super::*;
 use crate::{
-    collections::{Catalog, CatalogColumn, CatalogTable, CollectionRules, Collections, Identity, KeyForm, TableKind, UniqueIndex},
+    collections::{
+        Catalog, CatalogColumn, CatalogTable, CollectionRules, Collections, Identity, KeyForm, TableKind, UniqueIndex, ValueForm,
+    },
     save::ColumnIndex,
 };
 
@@ -17,11 +19,21 @@ fn collections(identity: Identity) -> Collections {
         key,
         column("a", "character varying", ValueForm::Scalar),
         column("b", "jsonb", ValueForm::Json),
-        column("c\"d", "integer[]", ValueForm::Structured),
+        column("c\"d", "integer[]", ValueForm::Array(Box::new(ValueForm::Scalar))),
     ];
     let unique = vec![UniqueIndex { columns: vec!["k".to_owned()], primary: true, deferrable: false }];
     let (schema, name) = ("s".to_owned(), "t".to_owned());
-    let table = CatalogTable { schema, name, kind: TableKind::Ordinary, unlogged: false, columns, unique, fingerprint: Default::default() };
+    let table = CatalogTable {
+        schema,
+        name,
+        kind: TableKind::Ordinary,
+        unlogged: false,
+        columns,
+        unique,
+        triggers_skip: false,
+        rules: false,
+        fingerprint: Default::default(),
+    };
     let rules = CollectionRules { schemas: vec!["s".to_owned()], ..CollectionRules::default() };
     Collections::build(&Catalog { tables: vec![table], foreign_keys: Vec::new() }, &rules, &Collections::default())
 }
@@ -57,10 +69,20 @@ fn a_key_column_in_the_set_is_named_once() {
 }
 
 #[test]
-fn structured_columns_go_through_a_row_of_their_table() {
+fn structured_columns_are_read_as_the_member_of_a_record() {
     let collections = collections(Identity::No);
     let sql = upsert(collections.named("t").expect("a collection"), &set(&[3]), false);
-    let expected = r#"case when p.c2 is not null then (jsonb_populate_record(null::"s"."t", jsonb_build_object('c"d', p.c2::jsonb)))."c""d" end as c2"#;
+    let expected = "(select v from json_to_record(json_build_object('v', p.c2::json)) as r(v integer[])) as c2 from unnest";
+    assert!(sql.contains(expected), "{sql}");
+}
+
+#[test]
+fn a_row_that_a_trigger_may_leave_out_of_the_update_is_not_missing() {
+    let mut collection = Collection::clone(collections(Identity::No).named("t").expect("a collection"));
+    collection.triggers_skip = true;
+    let expected =
+        r#"where not exists (select from changed as c where c.n = u.n) and not exists (select from "s"."t" as t where t."k" = u.c1)"#;
+    let sql = upsert(&collection, &set(&[1]), false);
     assert!(sql.contains(expected), "{sql}");
 }
 
