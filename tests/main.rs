@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod cuts;
 mod kills;
 mod limits;
 mod outages;

@@ -20,6 +20,7 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint};
 
 mod database;
+pub(crate) mod proxy;
 pub(crate) mod saves;
 
 pub(crate) use database::{Database, rows as database_rows};
