@@ -84,9 +84,8 @@ pub(super) fn judge_silence(phase: Phase) -> Action {
 ///
 /// 22012 of a transaction's first statement is the fence and never gets here.
 ///
-/// Who answers COMMIT with an ERROR is alive and has rolled back. Whoever ends the session, or asks us to, may have written the
-/// commit record first. (Should a pooler in between say ERROR and be wrong: codes that blame a save at once are raised by the
-/// server alone; all others are tried again, and the fence of that try tells.)
+/// Who answers COMMIT with an ERROR is alive and has rolled back; the writer takes the word of the position row for it, which it
+/// reads in the same flight. Whoever ends the session, or makes us end it, may have written the commit record first.
 pub(super) fn judge(told: Told<'_>, phase: Phase) -> Action {
     let action = judge_before_commit(told);
     let leaves = matches!(action, Action::Reconnect | Action::ReconnectThenHalt);

@@ -260,9 +260,12 @@ impl Writer {
         flight.send_simple((), "commit").await;
         let params = vec![text(self.lane.journal.clone()), text(self.lane.lane.clone()), text(self.owner.to_string())];
         flight.send_typed((), position::READ_BACK, 0, params).await;
-        let (committed, read_back) = (flight.land(Phase::CommitSent).await, flight.land(Phase::CommitSent).await);
-        let refused = committed.expect("it was sent").err().map(|refusal| refusal.failure);
-        let stands = match read_back.expect("it was sent") {
+        let mut refused = flight.land(Phase::CommitSent).await.expect("it was sent").err().map(|refusal| refusal.failure);
+        if let Some(silence) = refused.take_if(|failure| failure.sqlstate.is_none()) {
+            // Nor would the row be read: not worth another wait.
+            return Err(in_doubt(silence));
+        }
+        let stands = match flight.land(Phase::CommitSent).await.expect("it was sent") {
             Ok(((), [position, 1])) => Some(position),
             Ok(_) => None,
             Err(Refusal { failure, .. }) => return Err(in_doubt(refused.unwrap_or(failure))),
