@@ -180,8 +180,10 @@ pub struct PostgresSettings {
     pub first_wait: Duration,
     /// The whole handshake.
     pub connect_timeout: Duration,
-    /// `statement_timeout`; our own limit per call is 5 s above it.
+    /// `statement_timeout` of our sessions.
     pub statement_timeout: Duration,
+    /// How much longer than that we wait for an answer.
+    pub answer_grace: Duration,
     /// `lock_timeout`
     pub lock_timeout: Duration,
     /// `idle_in_transaction_session_timeout`

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod cuts;
 mod disks;
 mod fail_stop;
 mod hosts;

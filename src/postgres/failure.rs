@@ -98,7 +98,10 @@ impl Failure {
             () if told.starts_with("error serializing") || told.starts_with("error encoding") => Action::Halve,
             () if phase == Phase::CommitSent => Action::InDoubt,
             () if ["authentication error", "invalid co", "error performing TLS"].iter().any(|kind| told.starts_with(kind)) => Action::Halt,
-            () if ["unexpected message", "error parsing", "query returned"].iter().any(|kind| told.starts_with(kind)) => {
+            () if ["unexpected message", "error parsing", "error deserializing", "query returned"]
+                .iter()
+                .any(|kind| told.starts_with(kind)) =>
+            {
                 Action::ReconnectThenHalt
             }
             () => sqlstate::judge_silence(phase),

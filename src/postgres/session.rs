@@ -19,14 +19,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// How much longer we wait for an answer than Postgres may work on it.
-    const PATIENCE: Duration = Duration::from_secs(5);
-
     pub(super) fn new(settings: &PostgresSettings) -> Self {
         Self {
             begin_writing: begin_writing(settings),
             begin_reading: begin_reading(settings),
-            call_timeout: settings.statement_timeout + Self::PATIENCE,
+            call_timeout: settings.statement_timeout + settings.answer_grace,
             allow_fsync_off: settings.allow_fsync_off,
             schemas: settings.schemas.clone(),
         }

@@ -20,6 +20,8 @@ use crate::{
 mod catalog;
 mod connections;
 mod failures;
+mod fake;
+mod judgement;
 mod positions;
 mod schema;
 mod types;

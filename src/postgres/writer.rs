@@ -175,9 +175,12 @@ impl Writer {
     async fn finish<T>(&mut self, flown: Result<T, ApplyError>, before: Option<Sequence>, through: Sequence) -> Result<T, ApplyError> {
         match flown {
             Ok(written) => {
-                self.commit(before, through).await?;
-                self.lease.leave();
-                Ok(written)
+                let committed = self.commit(before, through).await;
+                if committed.as_ref().err().is_none_or(|error| self.can_roll_back(error)) {
+                    // Every answer is read, and no transaction is left.
+                    self.lease.leave();
+                }
+                committed.map(|()| written)
             }
             Err(error) => {
                 if self.can_roll_back(&error) {
@@ -269,16 +272,24 @@ impl Writer {
         flight.send_simple((), "commit").await;
         let params = vec![text(self.lane.journal.clone()), text(self.lane.lane.clone()), text(self.owner.to_string())];
         flight.send_typed((), position::READ_BACK, 0, params).await;
-        let (committed, read_back) = (flight.land(Phase::CommitSent).await, flight.land(Phase::CommitSent).await);
-        committed.expect("it was sent").map_err(|refusal| ApplyError::from(refusal.failure))?;
-        match read_back.expect("it was sent") {
-            Ok(((), [position, 1])) if position == position::as_int8(through) => Ok(()),
-            Ok(((), [position, 1])) if before.is_some_and(|before| position == position::as_int8(before)) => {
-                // Seen with COMMIT in a failed transaction: answered by ROLLBACK, without an error.
-                Err(ApplyError::Failed(Failure::local(Action::Reconnect, "Postgres rolled back instead of committing")))
-            }
-            Ok(_) => Err(in_doubt(Failure::local(Action::InDoubt, "after COMMIT the position row is not as written"))),
-            Err(Refusal { failure, .. }) => Err(in_doubt(failure)),
+        let mut refused = flight.land(Phase::CommitSent).await.expect("it was sent").err().map(|refusal| refusal.failure);
+        if let Some(silence) = refused.take_if(|failure| failure.sqlstate.is_none()) {
+            // Nor would the row be read: not worth another wait.
+            return Err(in_doubt(silence));
+        }
+        let stands = match flight.land(Phase::CommitSent).await.expect("it was sent") {
+            Ok(((), [position, 1])) => Some(position),
+            Ok(_) => None,
+            Err(Refusal { failure, .. }) => return Err(in_doubt(refused.unwrap_or(failure))),
+        };
+        let at = |sequence: Option<Sequence>| stands.is_some() && stands == sequence.map(position::as_int8);
+        match refused {
+            None if at(Some(through)) => Ok(()),
+            // Seen with COMMIT in a failed transaction: answered by ROLLBACK, without an error.
+            None if at(before) => Err(Failure::local(Action::Reconnect, "Postgres rolled back instead of committing").into()),
+            None => Err(in_doubt(Failure::local(Action::InDoubt, "after COMMIT the position row is not as written"))),
+            Some(failure) if at(before) => Err(failure.into()),
+            Some(failure) => Err(in_doubt(failure)),
         }
     }
 

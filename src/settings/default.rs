@@ -63,6 +63,7 @@ impl Default for Settings {
                 first_wait: seconds(60),
                 connect_timeout: seconds(5),
                 statement_timeout: seconds(30),
+                answer_grace: seconds(5),
                 lock_timeout: seconds(10),
                 idle_in_transaction_timeout: seconds(60),
                 synchronous_commit: SynchronousCommit::On,

@@ -98,6 +98,7 @@ pub(super) const KEYS: &[Key] = keys! {
     postgres.first_wait: Time(100 * MILLISECOND..=DAY);
     postgres.connect_timeout: Time(100 * MILLISECOND..=10 * MINUTE);
     postgres.statement_timeout: Time(100 * MILLISECOND..=HOUR);
+    postgres.answer_grace: Time(100 * MILLISECOND..=HOUR);
     postgres.lock_timeout: Time(100 * MILLISECOND..=HOUR);
     postgres.idle_in_transaction_timeout: Time(SECOND..=DAY);
     postgres.synchronous_commit: Choice(&SYNCHRONOUS_COMMIT);

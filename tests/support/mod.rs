@@ -24,6 +24,7 @@ mod database;
 pub(crate) mod disk;
 pub(crate) mod load;
 pub(crate) mod pooler;
+pub(crate) mod proxy;
 mod replica;
 pub(crate) mod samples;
 pub(crate) mod saves;
