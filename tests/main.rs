@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod equivalence;
 mod kills;
 mod limits;
 mod outages;

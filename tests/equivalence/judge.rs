@@ -1,0 +1,116 @@
+//! Refusal mode: what Forebay made of a run in which everything was sent, held to the words of P2.
+//!
+//! **Check 1.** "The tables equal those after executing, in order, exactly the saves that ended PERSISTED, with constraints checked
+//! at the end." They are executed in the schema `relaxed`, where referential actions act and nothing is checked (even malformed
+//! values can be held, as every column is text), then cast into the empty tables of `public`, which check everything.
+//!
+//! **Check 2.** "Every FAILED save, executed at its place in that run, fails with the SQLSTATE and constraint it was given." At its
+//! place the rows so far are put into `public`, and the save is executed there as it would be directly: a save with constraints at
+//! their own times, a batch with them deferred to its end. What is owed by saves *before* that place is not held against it: rows
+//! are loaded with foreign keys unchecked, and a row that `public` can't hold yet, because a later save repairs it, is left out.
+//!
+//! An atomic batch is judged as one: all of it failed or none (P5).
+
+use tokio_postgres::Client;
+
+use super::{
+    behind::Ended,
+    compare::{self, difference},
+    direct::{Refusal, apply, run},
+    operations::Step,
+    schema::{self, TABLES, Table},
+};
+
+/// What is wrong with the end of a run; `None` if nothing is.
+pub(super) async fn judge(reference: &Client, steps: &[Step], ended: &Ended) -> Option<String> {
+    run(reference, &format!("{}; begin; set local search_path = relaxed", schema::reset("relaxed"))).await;
+    let wrong = replay(reference, steps, ended).await;
+    run(reference, "rollback").await;
+    wrong
+}
+
+async fn replay(reference: &Client, steps: &[Step], ended: &Ended) -> Option<String> {
+    let mut failures = &ended.failures[..];
+    for step in steps {
+        let (of_this, rest) = failures.split_at(step.operations().len());
+        failures = rest;
+        let wrong = match of_this {
+            [] => None,
+            [first, others @ ..] if others.iter().any(|other| other != first) => Some(format!("torn: {of_this:?}")),
+            [Some(given), ..] => fails(reference, step, given).await,
+            [None, ..] => {
+                apply(reference, step.operations()).await.err().map(|why| format!("ended PERSISTED and can't be replayed: {why}"))
+            }
+        };
+        if let Some(wrong) = wrong {
+            return Some(format!("    {step}\n    {wrong}\n"));
+        }
+    }
+    if let Err(why) = settle(reference).await {
+        return Some(format!("    what ended PERSISTED leaves rows that no table can hold: {why}\n"));
+    }
+    difference(&compare::rows(reference).await, &ended.rows)
+}
+
+/// Check 2.
+async fn fails(reference: &Client, step: &Step, given: &Refusal) -> Option<String> {
+    run(reference, "savepoint place").await;
+    load(reference).await;
+    run(reference, "set local search_path = public").await;
+    let directly = execute(reference, step).await;
+    run(reference, "rollback to savepoint place").await;
+    match directly {
+        Err(told) if told == *given => None,
+        Err(told) => Some(format!("ended FAILED with {given}; at its place it fails with {told}")),
+        Ok(()) => Some(format!("ended FAILED with {given}; at its place Postgres takes it")),
+    }
+}
+
+async fn execute(reference: &Client, step: &Step) -> Result<(), Refusal> {
+    if step.is_batch() {
+        run(reference, "set constraints all deferred").await;
+    }
+    apply(reference, step.operations()).await?;
+    check(reference).await
+}
+
+/// What a commit would check of `public`, and of nothing else.
+async fn check(reference: &Client) -> Result<(), Refusal> {
+    let check = "do $$ begin execute (select 'set constraints ' || string_agg(format('public.%I', conname), ', ') || ' immediate' \
+                 from pg_constraint where connamespace = 'public'::regnamespace and condeferrable); end $$";
+    reference.batch_execute(check).await.map_err(|error| Refusal::of(&error))
+}
+
+/// Fills `public` with the rows so far, checked by the end of it.
+async fn settle(reference: &Client) -> Result<(), Refusal> {
+    run(reference, "set constraints all deferred").await;
+    let inserts: String = TABLES.iter().map(insert).map(|insert| insert + ";").collect();
+    reference.batch_execute(&inserts).await.map_err(|error| Refusal::of(&error))?;
+    check(reference).await
+}
+
+/// Fills `public` with the rows so far that it can hold, foreign keys unchecked.
+async fn load(reference: &Client) {
+    let blocks = TABLES.iter().map(|table| {
+        let insert = insert(table);
+        format!(
+            "begin {insert}; exception when others then for r in select ctid as place from relaxed.{} loop \
+             begin {insert} where ctid = r.place; exception when others then null; end; end loop; end; ",
+            table.name
+        )
+    });
+    let blocks: String = blocks.collect();
+    let load = format!(
+        "set local session_replication_role = replica; do $$ declare r record; begin {blocks} end $$; set local session_replication_role = origin"
+    );
+    run(reference, &load).await;
+}
+
+fn insert(table: &Table) -> String {
+    format!(
+        "insert into public.{0} ({1}) overriding system value select {2} from relaxed.{0}",
+        table.name,
+        table.column_names(),
+        table.cast_columns()
+    )
+}
