@@ -7,7 +7,9 @@
 //! **Check 2.** "Every FAILED save, executed at its place in that run, fails with the SQLSTATE and constraint it was given." At its
 //! place the rows so far are put into `public`, and the save is executed there as it would be directly: a save with constraints at
 //! their own times, a batch with them deferred to its end. What is owed by saves *before* that place is not held against it: rows
-//! are loaded with foreign keys unchecked, and a row that `public` can't hold yet, because a later save repairs it, is left out.
+//! are loaded with foreign keys unchecked, and a row that `public` can't hold yet, because a later save repairs it, is left out. That
+//! is fair: a save that fails because of other rows does so when all before it is committed and nothing is owed; one that
+//! fails by itself (its values, NOT NULL, CHECK) fails whatever other rows there are.
 //!
 //! An atomic batch is judged as one: all of it failed or none (P5).
 
@@ -15,15 +17,16 @@ use tokio_postgres::Client;
 
 use super::{
     behind::Ended,
-    compare::{self, difference},
+    compare::{self, Rows, difference},
     direct::{Refusal, apply, run},
-    operations::Step,
+    operations::{Assignment, Change, Operation, Step},
     schema::{self, TABLES, Table},
 };
 
 /// What is wrong with the end of a run; `None` if nothing is.
 pub(super) async fn judge(reference: &Client, steps: &[Step], ended: &Ended) -> Option<String> {
-    run(reference, &format!("{}; begin; set local search_path = relaxed", schema::reset("relaxed"))).await;
+    run(reference, &format!("{} {}", schema::empty("public"), schema::reset("relaxed"))).await;
+    run(reference, "begin; set local search_path = relaxed").await;
     let wrong = replay(reference, steps, ended).await;
     run(reference, "rollback").await;
     wrong
@@ -113,4 +116,57 @@ fn insert(table: &Table) -> String {
         table.column_names(),
         table.cast_columns()
     )
+}
+
+/// A judge that finds nothing wrong must have looked.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_judge_knows_what_p2_allows_and_what_it_does_not() {
+    let database = crate::support::Database::with(&format!("{} {}", schema::tables(true), schema::relaxed(true))).await;
+    let reference = database.client().await;
+    let level = |key, level| save("players", key, &[("level", level)]);
+    let (ann, too_high, ann_again) = (save("players", "1", &[("name", "Ann"), ("level", "21")]), level("1", "x"), level("1", "2"));
+    let (bo, second_bo) = (save("players", "2", &[("name", "Bo")]), save("players", "3", &[("name", "Bo")]));
+    let steps = [ann, bo, second_bo, too_high, level("2", "22"), ann_again];
+    let given = |sqlstate: &str, constraint: &str| Some(Refusal { sqlstate: sqlstate.to_owned(), constraint: Some(constraint.to_owned()) });
+    let taken = given("23505", "players_name_key");
+    let check = given("23514", "players_level_check");
+    // The first and the fourth are made good by the last: rescued, and not held against those between.
+    let failures = [None, None, taken.clone(), None, check.clone(), None];
+    let row = |id, name, level| {
+        format!("{{\"id\": {id}, \"name\": \"{name}\", \"rank\": null, \"guild\": null, \"level\": {level}, \"mentor\": null}}")
+    };
+    let guild = r#"{"id": 0, "tag": "none", "motto": "onward", "leader": null, "points": 0}"#.to_owned();
+    let mut rows: Rows = vec![Vec::new(); TABLES.len()];
+    (rows[0], rows[1]) = (vec![guild], vec![row(1, "Ann", 2), row(2, "Bo", 1)]);
+    let judged = async |rows: &Rows, failures: &[Option<Refusal>]| {
+        judge(&reference, &steps, &Ended { rows: rows.clone(), failures: failures.to_vec() }).await
+    };
+    assert_eq!(judged(&rows, &failures).await, None);
+    let with = |place: usize, failure: Option<Refusal>| {
+        let mut failures = failures.clone();
+        failures[place] = failure;
+        failures
+    };
+    let mut lost = rows.clone();
+    lost[1].pop();
+    for (rows, failures, told) in [
+        (&lost, failures.clone(), "directly players"),
+        (&rows, with(1, check.clone()), "at its place Postgres takes it"),
+        (&rows, with(2, check), "at its place it fails with 23505 (players_name_key)"),
+        (&rows, with(2, None), "can't be replayed"),
+        (&rows, with(4, None), "leaves rows that no table can hold: 23514"),
+    ] {
+        let wrong = judged(rows, &failures).await.expect(told);
+        assert!(wrong.contains(told), "{told}: {wrong}");
+    }
+    let torn = [Step::Batch(steps.iter().flat_map(|step| step.operations().to_vec()).collect())];
+    let wrong = judge(&reference, &torn, &Ended { rows, failures: failures.to_vec() }).await;
+    assert!(wrong.is_some_and(|wrong| wrong.contains("torn")));
+}
+
+/// A set of one object.
+fn save(table: &str, key: &'static str, values: &[(&'static str, &'static str)]) -> Step {
+    let table = TABLES.iter().find(|known| known.name == table).expect("it is in the schema");
+    let assignments = values.iter().map(|&(column, value)| Assignment { column, value: Some(value), adds: false });
+    Step::Save(Operation { table, key: vec![key], change: Change::Set(assignments.collect()) })
 }

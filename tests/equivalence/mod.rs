@@ -143,9 +143,9 @@ impl Arena {
 
 /// Sends the steps through Forebay and holds the end to the promise.
 async fn attempt(mode: Mode, reference: &Client, behind: &mut Behind<'_>, steps: &[Step]) -> Trial {
-    direct::run(reference, &schema::reset("public")).await;
     match mode {
         Mode::Accepted => {
+            direct::run(reference, &schema::reset("public")).await;
             let steps = direct::taken(reference, steps).await;
             let directly = compare::rows(reference).await;
             let ended = behind.execute(&steps).await;
@@ -154,7 +154,6 @@ async fn attempt(mode: Mode, reference: &Client, behind: &mut Behind<'_>, steps:
             Trial { steps, refused: ended.failures.iter().flatten().count(), wrong }
         }
         Mode::Refusal => {
-            direct::run(reference, "truncate guilds cascade").await;
             let ended = behind.execute(steps).await;
             let wrong = judge::judge(reference, steps, &ended).await;
             Trial { steps: steps.to_vec(), refused: ended.failures.iter().flatten().count(), wrong }

@@ -235,8 +235,13 @@ pub(super) fn relaxed(acting: bool) -> String {
 
 /// Back to the rows that every run begins with.
 pub(super) fn reset(schema: &str) -> String {
+    format!("{} set search_path = {schema}; {FIRST_ROWS}; reset search_path;", empty(schema))
+}
+
+/// Without any row.
+pub(super) fn empty(schema: &str) -> String {
     let names: Vec<_> = TABLES.iter().map(|table| format!("{schema}.{}", table.name)).collect();
-    format!("set search_path = {schema}; truncate {} restart identity; {FIRST_ROWS}; reset search_path", names.join(", "))
+    format!("truncate {} restart identity;", names.join(", "))
 }
 
 #[test]
