@@ -39,7 +39,7 @@ impl<'d> Behind<'d> {
             .set("drain.retry_wait_max", "200 ms")
             .set("collections.events.mode", "append")
             .expect_in_log("postgres would not take a save or batch: it failed");
-        if plan.knobs.lanes {
+        if plan.lanes {
             setup = setup.set("lanes.inn.collections", "rooms, bookings").set("lanes.inn.window", plan.window);
         }
         if plan.disturbed {

@@ -77,3 +77,27 @@ async fn rows(client: &Client, statement: &str) -> Result<u64, Refusal> {
 pub(super) async fn run(client: &Client, statements: &str) {
     client.batch_execute(statements).await.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn direct_execution_updates_inserts_and_adds() {
+    use super::operations::{Assignment, Change, save};
+    let database = crate::support::Database::with(&super::schema::tables(true)).await;
+    let client = database.client().await;
+    let adds = |value| {
+        let Step::Save(mut operation) = save("guilds", "1", &[]) else { unreachable!("it is a save") };
+        operation.change = Change::Set(vec![Assignment { column: "points", value: Some(value), adds: true }]);
+        Step::Save(operation)
+    };
+    let steps = [
+        save("guilds", "1", &[("tag", "red")]),
+        adds("5"),
+        adds("-6"),
+        save("guilds", "1", &[("motto", "home")]),
+        save("guilds", "2", &[("tag", "red")]),
+        adds("3"),
+    ];
+    let taken = taken(&client, &steps).await;
+    assert_eq!(taken.len(), 4, "a negative sum and a tag twice are not taken: {taken:?}");
+    let rows = database.rows("select id, tag, motto, points from guilds").await;
+    assert_eq!(rows, crate::support::database_rows([[Some("1"), Some("red"), Some("home"), Some("8")]]));
+}

@@ -19,7 +19,7 @@ pub(super) struct Knobs {
     pub(super) batches: bool,
     /// Saves add to columns.
     pub(super) adds: bool,
-    /// A lane for each island.
+    /// In every other run a lane for each island.
     pub(super) lanes: bool,
     /// Values that a column's type refuses.
     pub(super) malformed: bool,
@@ -38,7 +38,8 @@ impl Knobs {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) seed: u64,
-    pub(super) knobs: Knobs,
+    /// A lane for each island, else one for all.
+    pub(super) lanes: bool,
     pub(super) window: &'static str,
     pub(super) generation_objects_max: u64,
     /// Postgres is restarted and the daemon killed: one run of ten.
@@ -57,8 +58,9 @@ pub(super) fn plan(seed: u64, knobs: Knobs) -> Plan {
     let generation_objects_max = pick(&mut random, &[1, 3, 20, 1_000_000, 1_000_000, 1_000_000]);
     let count = random.usize(15..90);
     let (delete, flush) = (random.u8(5..30), pick(&mut random, &[0, 0, 3, 15]));
+    let lanes = random.bool() && knobs.lanes;
     let disturbed = seed % 10 == 9;
-    let mut generator = Generator { random, knobs, delete, rows: BTreeMap::new(), steps: Vec::new() };
+    let mut generator = Generator { random, knobs, lanes, delete, rows: BTreeMap::new(), steps: Vec::new() };
     while generator.steps.len() < count {
         generator.pattern();
         if generator.chance(flush) {
@@ -68,12 +70,14 @@ pub(super) fn plan(seed: u64, knobs: Knobs) -> Plan {
     if disturbed {
         generator.disturb();
     }
-    Plan { seed, knobs, window, generation_objects_max, disturbed, steps: generator.steps }
+    Plan { seed, lanes, window, generation_objects_max, disturbed, steps: generator.steps }
 }
 
 struct Generator {
     random: Rng,
     knobs: Knobs,
+    /// A batch has one lane.
+    lanes: bool,
     /// Percent of operations that delete.
     delete: u8,
     /// What the rows would be if Postgres took everything: by table and key.
@@ -158,7 +162,7 @@ impl Generator {
 
     fn batch(&mut self) {
         let island = if self.random.u8(..9) < 7 { Island::World } else { Island::Inn };
-        let island = self.knobs.lanes.then_some(island);
+        let island = self.lanes.then_some(island);
         let operations = (0..self.random.usize(2..6)).map(|_| self.any(island)).collect();
         self.emit(operations, 100);
     }

@@ -19,7 +19,7 @@ use super::{
     behind::Ended,
     compare::{self, Rows, difference},
     direct::{Refusal, apply, run},
-    operations::{Assignment, Change, Operation, Step},
+    operations::{Step, save},
     schema::{self, TABLES, Table},
 };
 
@@ -162,11 +162,4 @@ async fn the_judge_knows_what_p2_allows_and_what_it_does_not() {
     let torn = [Step::Batch(steps.iter().flat_map(|step| step.operations().to_vec()).collect())];
     let wrong = judge(&reference, &torn, &Ended { rows, failures: failures.to_vec() }).await;
     assert!(wrong.is_some_and(|wrong| wrong.contains("torn")));
-}
-
-/// A set of one object.
-fn save(table: &str, key: &'static str, values: &[(&'static str, &'static str)]) -> Step {
-    let table = TABLES.iter().find(|known| known.name == table).expect("it is in the schema");
-    let assignments = values.iter().map(|&(column, value)| Assignment { column, value: Some(value), adds: false });
-    Step::Save(Operation { table, key: vec![key], change: Change::Set(assignments.collect()) })
 }

@@ -137,7 +137,7 @@ impl Arena {
         }
         behind.stop().await;
         let wrong = trial.wrong?;
-        Some(if in_full { report(self.mode, &plan, &trial.steps, &wrong) } else { format!("seed {seed} differs:\n{wrong}") })
+        Some(if in_full { report(self.mode, self.knobs, &plan, &trial.steps, &wrong) } else { format!("seed {seed} differs:\n{wrong}") })
     }
 }
 
@@ -161,13 +161,13 @@ async fn attempt(mode: Mode, reference: &Client, behind: &mut Behind<'_>, steps:
     }
 }
 
-fn report(mode: Mode, plan: &Plan, steps: &[Step], wrong: &str) -> String {
-    let Plan { seed, window, generation_objects_max, .. } = plan;
+/// A run that differs, with the way to see it again.
+fn report(mode: Mode, knobs: Knobs, plan: &Plan, steps: &[Step], wrong: &str) -> String {
+    let Plan { seed, lanes, window, generation_objects_max, .. } = plan;
     let steps: String = steps.iter().map(|step| format!("    {step}\n")).collect();
-    let mode = format!("{mode:?}").to_lowercase();
-    let with = plan.knobs.names();
+    let (mode, knobs, lanes) = (format!("{mode:?}").to_lowercase(), knobs.names(), if *lanes { "two lanes" } else { "one lane" });
     format!(
-        "seed {seed} differs (window {window}, generations of {generation_objects_max}); \
-         again: tests/oracle --mode {mode} --with {with:?} --seed {seed} --runs 1\n  sent:\n{steps}  wrong:\n{wrong}"
+        "seed {seed} differs ({lanes}, window {window}, generations of {generation_objects_max}); \
+         again: tests/oracle --mode {mode} --with {knobs:?} --seed {seed} --runs 1\n  sent:\n{steps}  wrong:\n{wrong}"
     )
 }
