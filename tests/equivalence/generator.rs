@@ -21,15 +21,14 @@ pub(super) struct Knobs {
     pub(super) adds: bool,
     /// In every other run a lane for each island.
     pub(super) lanes: bool,
-    /// Values that a column's type refuses.
-    pub(super) malformed: bool,
+    /// Values that a column refuses whatever other rows hold.
+    pub(super) unfit: bool,
 }
 
 impl Knobs {
     /// As `tests/oracle --with` takes them.
     pub(super) fn names(self) -> String {
-        let all =
-            [(self.acting, "acting"), (self.batches, "batches"), (self.adds, "adds"), (self.lanes, "lanes"), (self.malformed, "malformed")];
+        let all = [(self.acting, "acting"), (self.batches, "batches"), (self.adds, "adds"), (self.lanes, "lanes"), (self.unfit, "unfit")];
         all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join(",")
     }
 }
@@ -209,13 +208,13 @@ impl Generator {
     }
 
     fn assignment(&mut self, table: &Table, column: &Column) -> Assignment {
-        let malformed = column.malformed().filter(|_| self.knobs.malformed && self.chance(2));
-        // 2 of 100 NULLs where there can be none.
-        let null = self.chance(if column.nullable { 15 } else { 2 });
+        let unfit = self.knobs.unfit && self.chance(5);
+        let null = (column.nullable && self.chance(15)) || (unfit && self.random.bool());
+        let unfit = column.unfit().filter(|_| unfit);
         let referred = column.refers.filter(|_| self.chance(80)).and_then(|table| self.row_of(table));
-        let value = match (malformed, referred) {
-            (Some(malformed), _) => Some(malformed),
+        let value = match (unfit, referred) {
             _ if null => None,
+            (Some(unfit), _) => Some(unfit),
             (_, Some(key)) => Some(key[0]),
             _ => Some(pick(&mut self.random, column.values)),
         };

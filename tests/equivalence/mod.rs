@@ -32,7 +32,7 @@ mod sender;
 mod shrink;
 
 /// What the runs of CI hold.
-const CI: Knobs = Knobs { acting: false, batches: false, adds: false, lanes: false, malformed: false };
+const CI: Knobs = Knobs { acting: false, batches: false, adds: false, lanes: false, unfit: false };
 
 /// More reports would hide each other: the other seeds are listed only.
 const REPORTS_MAX: usize = 3;
@@ -50,7 +50,7 @@ async fn what_postgres_takes_ends_as_written_directly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_postgres_refuses_fails_as_written_directly() {
-    campaign(Mode::Refusal, Knobs { malformed: true, ..CI }).await;
+    campaign(Mode::Refusal, Knobs { unfit: true, ..CI }).await;
 }
 
 /// Runs of consecutive seeds; panics if one differs.
@@ -80,8 +80,8 @@ fn with(knobs: Knobs) -> Knobs {
             "batches" => knobs.batches = true,
             "adds" => knobs.adds = true,
             "lanes" => knobs.lanes = true,
-            "malformed" => knobs.malformed = true,
-            other => panic!("FOREBAY_ORACLE_WITH: {other:?} is not acting, batches, adds, lanes or malformed"),
+            "unfit" => knobs.unfit = true,
+            other => panic!("FOREBAY_ORACLE_WITH: {other:?} is not acting, batches, adds, lanes or unfit"),
         }
     }
     knobs

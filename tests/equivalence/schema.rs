@@ -47,11 +47,13 @@ pub(super) struct Column {
     pub(super) summed: bool,
     /// Holds keys of this table.
     pub(super) refers: Option<&'static str>,
+    /// A value that its CHECK refuses.
+    unchecked: Option<&'static str>,
 }
 
 impl Column {
     const fn new(name: &'static str, cast: &'static str, values: &'static [&'static str]) -> Self {
-        Self { name, cast, values, nullable: false, needed: false, unique: false, summed: false, refers: None }
+        Self { name, cast, values, nullable: false, needed: false, unique: false, summed: false, refers: None, unchecked: None }
     }
 
     const fn nullable(self) -> Self {
@@ -74,9 +76,14 @@ impl Column {
         Self { refers: Some(table), ..self }
     }
 
-    /// What its type, or the length of it, refuses.
-    pub(super) fn malformed(&self) -> Option<&'static str> {
+    const fn unchecked(self, value: &'static str) -> Self {
+        Self { unchecked: Some(value), ..self }
+    }
+
+    /// A value that it refuses whatever other rows hold: by its CHECK, its type or the length of it.
+    pub(super) fn unfit(&self) -> Option<&'static str> {
         match self.cast {
+            _ if self.unchecked.is_some() => self.unchecked,
             // A sum of it would have to be read before the end.
             _ if self.summed => None,
             "int" => Some("99999999999"),
@@ -140,7 +147,7 @@ pub(super) const TABLES: &[Table] = &[
         columns: &[
             Column::new("tag", "varchar", &["red", "blue", "gold", "grey"]).nullable().unique(),
             Column::new("motto", "text", &["onward", "home"]),
-            Column::new("points", "int", &["-5", "0", "5", "9"]).summed(),
+            Column::new("points", "int", &["0", "5", "9"]).summed().unchecked("-5"),
             Column::new("leader", "int", PLAYER).nullable().refers("players"),
         ],
     },
@@ -153,7 +160,7 @@ pub(super) const TABLES: &[Table] = &[
             Column::new("name", "text", NAME).needed().unique(),
             Column::new("guild", "int", GUILD).nullable().refers("guilds"),
             Column::new("mentor", "int", PLAYER).nullable().refers("players"),
-            Column::new("level", "int", &["1", "2", "20", "21"]).summed(),
+            Column::new("level", "int", &["1", "2", "20"]).summed().unchecked("21"),
             Column::new("rank", "int", SMALL).nullable().unique(),
         ],
     },
@@ -169,13 +176,13 @@ pub(super) const TABLES: &[Table] = &[
         island: Island::World,
         parent: Some("items"),
         key: &[Column::new("owner", "int", PLAYER), Column::new("slot", "int", SLOT), Column::new("name", "text", &["fire", "ice"])],
-        columns: &[Column::new("power", "int", &["0", "1", "2", "3"]).summed()],
+        columns: &[Column::new("power", "int", &["1", "2", "3"]).summed().unchecked("0")],
     },
     Table {
         name: "treaties",
         island: Island::World,
         parent: Some("guilds"),
-        key: &[Column::new("a", "int", GUILD), Column::new("b", "int", GUILD)],
+        key: &[Column::new("a", "int", &["1", "2", "3"]), Column::new("b", "int", &["2", "3", "4"])],
         columns: &[Column::new("terms", "text", &["peace", "trade"]).nullable()],
     },
     Table {
@@ -197,7 +204,7 @@ pub(super) const TABLES: &[Table] = &[
             Column::new("what", "text", &["won", "lost", "slept"]).needed(),
             Column::new("player", "int", PLAYER).nullable().refers("players"),
             Column::new("name", "text", NAME).nullable(),
-            Column::new("points", "int", &["1", "99", "100"]).nullable(),
+            Column::new("points", "int", &["1", "99"]).nullable().unchecked("100"),
         ],
     },
     Table {
@@ -208,7 +215,7 @@ pub(super) const TABLES: &[Table] = &[
         columns: &[
             Column::new("label", "text", &["attic", "cellar", "hall"]).nullable().unique(),
             Column::new("floor", "int", SMALL).nullable().unique(),
-            Column::new("beds", "int", &["0", "1", "2"]).summed(),
+            Column::new("beds", "int", &["1", "2"]).summed().unchecked("0"),
         ],
     },
     Table {
