@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::{
     operations::{Assignment, Change, Operation, Step},
-    schema::{Column, Island, TABLES, Table},
+    schema::{Column, Island, TABLES, Table, named},
 };
 
 /// What a run may hold.
@@ -60,6 +60,9 @@ pub(super) fn plan(seed: u64, knobs: Knobs) -> Plan {
     let lanes = random.bool() && knobs.lanes;
     let disturbed = seed % 10 == 9;
     let mut generator = Generator { random, knobs, lanes, delete, rows: BTreeMap::new(), steps: Vec::new() };
+    if generator.chance(80) {
+        generator.populate();
+    }
     while generator.steps.len() < count {
         generator.pattern();
         if generator.chance(flush) {
@@ -85,6 +88,20 @@ struct Generator {
 }
 
 impl Generator {
+    /// A few parents to begin with, each with unique values of its own.
+    fn populate(&mut self) {
+        for (name, count) in [("guilds", 3), ("players", 4), ("rooms", 3)] {
+            let table = named(name);
+            for n in 0..self.random.usize(1..=count) {
+                let assignments =
+                    table.columns.iter().filter(|column| column.unique).map(|column| assign(column, column.values.get(n).copied()));
+                let assignments = assignments.collect();
+                let save = self.set(table, vec![table.key[0].values[n]], assignments);
+                self.steps.push(Step::Save(save));
+            }
+        }
+    }
+
     fn pattern(&mut self) {
         match self.random.u8(..100) {
             0..45 => {
@@ -145,7 +162,6 @@ impl Generator {
 
     /// A player with an item and a rune; sometimes the children come first.
     fn family(&mut self) {
-        let named = |name: &str| TABLES.iter().find(|table| table.name == name).expect("it is in the schema");
         let (players, items, runes) = (named("players"), named("items"), named("runes"));
         let key = self.key(runes, false);
         let mut operations = Vec::new();
@@ -231,8 +247,16 @@ impl Generator {
     }
 
     fn delete(&mut self, table: &'static Table, key: Key) -> Operation {
-        self.rows.entry(table.name).or_default().remove(&key);
+        self.forget(table.name, &key);
         Operation { table, key, change: Change::Delete }
+    }
+
+    /// A row and all below it.
+    fn forget(&mut self, table: &'static str, key: &[&'static str]) {
+        self.rows.entry(table).or_default().retain(|other, _| !other.starts_with(key));
+        for child in TABLES.iter().filter(|child| child.parent == Some(table)) {
+            self.forget(child.name, key);
+        }
     }
 
     fn row_of(&mut self, table: &str) -> Option<Key> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use forebay::proto::{Delete, Save, save};
 
-use super::schema::{TABLES, Table};
+use super::schema::{self, Table};
 
 /// One save.
 #[derive(Clone, Debug)]
@@ -178,7 +178,7 @@ impl fmt::Display for Step {
 
 /// A set of one object.
 pub(super) fn save(table: &str, key: &'static str, values: &[(&'static str, &'static str)]) -> Step {
-    let table = TABLES.iter().find(|known| known.name == table).expect("it is in the schema");
+    let table = schema::named(table);
     let assignments = values.iter().map(|&(column, value)| Assignment { column, value: Some(value), adds: false });
     Step::Save(Operation { table, key: vec![key], change: Change::Set(assignments.collect()) })
 }

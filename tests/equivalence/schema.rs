@@ -230,6 +230,11 @@ pub(super) const TABLES: &[Table] = &[
     },
 ];
 
+/// One of [`TABLES`].
+pub(super) fn named(name: &str) -> &'static Table {
+    TABLES.iter().find(|table| table.name == name).expect("it is in the schema")
+}
+
 /// The tables in `public`; without `acting`, foreign keys refuse and do nothing else.
 pub(super) fn tables(acting: bool) -> String {
     format!("{TABLES_SQL} {}", if acting { "" } else { WITHOUT_ACTIONS_SQL })
