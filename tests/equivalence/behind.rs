@@ -89,7 +89,7 @@ impl<'d> Behind<'d> {
         self.daemon.as_ref().expect("it runs")
     }
 
-    /// Every failed save of this database, by sequence: none of an earlier run is asked for again.
+    /// Why saves of this daemon's journal failed, by sequence. (Earlier journals wrote to the database too.)
     async fn failed(&self) -> BTreeMap<u64, Refusal> {
         let query = "select sequence, coalesce(sqlstate, 'none'), constraint_name from forebay.failed_save \
                      where journal_id = (select journal_id from forebay.lane_position order by updated_at desc limit 1)";

@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 use crate::support::{Database, runs, seed};
 
 use self::{
-    behind::Behind,
+    behind::{Behind, Ended},
     generator::{Knobs, Plan, plan},
     operations::Step,
 };
@@ -149,7 +149,7 @@ async fn attempt(mode: Mode, reference: &Client, behind: &mut Behind<'_>, steps:
             let steps = direct::taken(reference, steps).await;
             let directly = compare::rows(reference).await;
             let ended = behind.execute(&steps).await;
-            let failed = ended.failures.iter().flatten().next().map(|why| format!("    taken directly, ended FAILED: {why}\n"));
+            let failed = why_failed(&steps, &ended);
             let wrong = failed.or_else(|| compare::difference(&directly, &ended.rows));
             Trial { steps, refused: ended.failures.iter().flatten().count(), wrong }
         }
@@ -159,6 +159,13 @@ async fn attempt(mode: Mode, reference: &Client, behind: &mut Behind<'_>, steps:
             Trial { steps: steps.to_vec(), refused: ended.failures.iter().flatten().count(), wrong }
         }
     }
+}
+
+/// The first operation that failed though Postgres had taken it directly.
+fn why_failed(steps: &[Step], ended: &Ended) -> Option<String> {
+    let mut outcomes = steps.iter().flat_map(Step::operations).zip(&ended.failures);
+    outcomes
+        .find_map(|(operation, failure)| Some(format!("    {operation}\n    taken directly, ended FAILED with {}\n", failure.as_ref()?)))
 }
 
 /// A run that differs, with the way to see it again.
