@@ -26,15 +26,13 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Executes each step; those that Postgres takes.
-pub(super) async fn taken(client: &Client, steps: &[Step]) -> Vec<Step> {
-    let mut taken = Vec::new();
+/// Executes each step: of each, why Postgres would not take it.
+pub(super) async fn outcomes(client: &Client, steps: &[Step]) -> Vec<Option<Refusal>> {
+    let mut outcomes = Vec::with_capacity(steps.len());
     for step in steps {
-        if step.operations().is_empty() || execute(client, step).await.is_ok() {
-            taken.push(step.clone());
-        }
+        outcomes.push(if step.operations().is_empty() { None } else { execute(client, step).await.err() });
     }
-    taken
+    outcomes
 }
 
 /// Executes a save or batch as a transaction of its own.
@@ -96,8 +94,9 @@ async fn direct_execution_updates_inserts_and_adds() {
         save("guilds", "2", &[("tag", "red")]),
         adds("3"),
     ];
-    let taken = taken(&client, &steps).await;
-    assert_eq!(taken.len(), 4, "a negative sum and a tag twice are not taken: {taken:?}");
+    let refused: Vec<_> = outcomes(&client, &steps).await.into_iter().map(|outcome| outcome.map(|why| why.to_string())).collect();
+    let (sum, tag) = ("23514 (guilds_points_check)", "23505 (guilds_tag_key)");
+    assert_eq!(refused, [None, None, Some(sum), None, Some(tag), None].map(|why| why.map(str::to_owned)));
     let rows = database.rows("select id, tag, motto, points from guilds").await;
     assert_eq!(rows, crate::support::database_rows([[Some("1"), Some("red"), Some("home"), Some("8")]]));
 }

@@ -18,7 +18,8 @@ use tokio_postgres::Client;
 use super::{
     behind::Ended,
     compare::{self, Rows, difference},
-    direct::{Refusal, apply, run},
+    direct::{Refusal, apply, outcomes, run},
+    generator::{Knobs, plan},
     operations::{Step, save},
     schema::{self, TABLES, Table},
 };
@@ -116,6 +117,25 @@ fn insert(table: &Table) -> String {
         table.column_names(),
         table.cast_columns()
     )
+}
+
+/// What direct execution ends with is right by definition: with everything that a run may hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_judge_finds_nothing_wrong_with_direct_execution() {
+    let database = crate::support::Database::with(&format!("{} {}", schema::tables(true), schema::relaxed(true))).await;
+    let reference = database.client().await;
+    let first = crate::support::seed("judge");
+    for seed in (0..30).map(|n| first.wrapping_add(n)) {
+        let knobs = Knobs { acting: true, batches: true, adds: true, lanes: true, unfit: true };
+        let steps = plan(seed, knobs).steps;
+        run(&reference, &schema::reset("public")).await;
+        let outcomes = outcomes(&reference, &steps).await;
+        let rows = compare::rows(&reference).await;
+        let failures = steps.iter().zip(outcomes).flat_map(|(step, why)| vec![why; step.operations().len()]).collect();
+        if let Some(wrong) = judge(&reference, &steps, &Ended { rows, failures }).await {
+            panic!("seed {seed}: {wrong}");
+        }
+    }
 }
 
 /// A judge that finds nothing wrong must have looked.
