@@ -25,11 +25,31 @@ pub(super) struct Knobs {
     pub(super) unfit: bool,
 }
 
+type Knob = fn(&mut Knobs) -> &mut bool;
+
 impl Knobs {
-    /// As `tests/oracle --with` takes them.
-    pub(super) fn names(self) -> String {
-        let all = [(self.acting, "acting"), (self.batches, "batches"), (self.adds, "adds"), (self.lanes, "lanes"), (self.unfit, "unfit")];
-        all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join(",")
+    const NAMES: [(&str, Knob); 5] = [
+        ("acting", |knobs| &mut knobs.acting),
+        ("batches", |knobs| &mut knobs.batches),
+        ("adds", |knobs| &mut knobs.adds),
+        ("lanes", |knobs| &mut knobs.lanes),
+        ("unfit", |knobs| &mut knobs.unfit),
+    ];
+
+    /// Those named, separated by commas, and no others.
+    pub(super) fn named(names: &str) -> Self {
+        let mut knobs = Self::default();
+        for name in names.split(',').filter(|name| !name.is_empty()) {
+            let (_, knob) = Self::NAMES.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name:?} is no knob"));
+            *knob(&mut knobs) = true;
+        }
+        knobs
+    }
+
+    /// As [`Self::named`] takes them.
+    pub(super) fn names(mut self) -> String {
+        let on = Self::NAMES.iter().filter(|(_, knob)| *knob(&mut self)).map(|(name, _)| *name);
+        on.collect::<Vec<_>>().join(",")
     }
 }
 

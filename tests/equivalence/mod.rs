@@ -72,19 +72,7 @@ async fn campaign(mode: Mode, knobs: Knobs) {
 
 /// The knobs that `FOREBAY_ORACLE_WITH` names, else these.
 fn with(knobs: Knobs) -> Knobs {
-    let Some(names) = std::env::var_os("FOREBAY_ORACLE_WITH") else { return knobs };
-    let mut knobs = Knobs::default();
-    for name in names.to_str().expect("it is text").split(',').filter(|name| !name.is_empty()) {
-        match name {
-            "acting" => knobs.acting = true,
-            "batches" => knobs.batches = true,
-            "adds" => knobs.adds = true,
-            "lanes" => knobs.lanes = true,
-            "unfit" => knobs.unfit = true,
-            other => panic!("FOREBAY_ORACLE_WITH: {other:?} is not acting, batches, adds, lanes or unfit"),
-        }
-    }
-    knobs
+    std::env::var_os("FOREBAY_ORACLE_WITH").map_or(knobs, |names| Knobs::named(names.to_str().expect("it is text")))
 }
 
 /// The databases of a campaign, and what it counts.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use forebay::proto::{Delete, Save, save};
+use serde_json::Value;
 
 use super::schema::{self, Table};
 
@@ -69,14 +70,8 @@ impl Operation {
         let (change, add) = match &self.change {
             Change::Delete => (save::Change::Delete(Delete {}), Vec::new()),
             Change::Set(assignments) => {
-                let mut members: serde_json::Map<_, _> = assignments.iter().map(|a| (a.column.to_owned(), a.json())).collect();
-                if members.is_empty() {
-                    // A body names something: part of the key, or what an append table leaves NULL anyway.
-                    let (name, value) = self.key_columns().next().unwrap_or((self.table.columns[0].name, ""));
-                    members.insert(name.to_owned(), if value.is_empty() { serde_json::Value::Null } else { value.into() });
-                }
-                let adds = assignments.iter().filter(|a| a.adds).map(|a| a.column.to_owned()).collect();
-                (save::Change::Json(serde_json::Value::Object(members).to_string().into()), adds)
+                let adds = assignments.iter().filter(|assignment| assignment.adds).map(|assignment| assignment.column.to_owned());
+                (save::Change::Json(self.body(assignments).to_string().into()), adds.collect())
             }
         };
         Save {
@@ -84,6 +79,17 @@ impl Operation {
             key: self.key.iter().map(|&part| part.to_owned()).collect(),
             change: Some(change),
             add,
+        }
+    }
+
+    fn body(&self, assignments: &[Assignment]) -> Value {
+        if !assignments.is_empty() {
+            return assignments.iter().map(|assignment| (assignment.column, assignment.json())).collect();
+        }
+        // A body names something: part of the key, or what an append table leaves NULL anyway.
+        match self.key_columns().next() {
+            Some((name, part)) => [(name, part)].into_iter().collect(),
+            None => [(self.table.columns[0].name, Value::Null)].into_iter().collect(),
         }
     }
 
@@ -130,11 +136,11 @@ impl Assignment {
         }
     }
 
-    fn json(&self) -> serde_json::Value {
+    fn json(&self) -> Value {
         match self.value {
             Some(number) if self.adds => serde_json::from_str(number).expect("only numbers are added"),
             Some(text) => text.into(),
-            None => serde_json::Value::Null,
+            None => Value::Null,
         }
     }
 }
