@@ -110,13 +110,11 @@ async fn load(reference: &Client) {
     run(reference, &load).await;
 }
 
+/// Puts what `relaxed` holds of a table into `public`, in the types that it has there.
 fn insert(table: &Table) -> String {
-    format!(
-        "insert into public.{0} ({1}) overriding system value select {2} from relaxed.{0}",
-        table.name,
-        table.column_names(),
-        table.cast_columns()
-    )
+    let names = table.columns_shown(|column| column.name.to_owned());
+    let values = table.columns_shown(|column| format!("{}::{}", column.name, column.cast));
+    format!("insert into public.{0} ({names}) overriding system value select {values} from relaxed.{0}", table.name)
 }
 
 /// What direct execution ends with is right by definition: with everything that a run may hold.

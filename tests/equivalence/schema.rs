@@ -48,12 +48,12 @@ pub(super) struct Column {
     /// Holds keys of this table.
     pub(super) refers: Option<&'static str>,
     /// A value that its CHECK refuses.
-    unchecked: Option<&'static str>,
+    refuses: Option<&'static str>,
 }
 
 impl Column {
     const fn new(name: &'static str, cast: &'static str, values: &'static [&'static str]) -> Self {
-        Self { name, cast, values, nullable: false, needed: false, unique: false, summed: false, refers: None, unchecked: None }
+        Self { name, cast, values, nullable: false, needed: false, unique: false, summed: false, refers: None, refuses: None }
     }
 
     const fn nullable(self) -> Self {
@@ -76,14 +76,14 @@ impl Column {
         Self { refers: Some(table), ..self }
     }
 
-    const fn unchecked(self, value: &'static str) -> Self {
-        Self { unchecked: Some(value), ..self }
+    const fn refuses(self, value: &'static str) -> Self {
+        Self { refuses: Some(value), ..self }
     }
 
     /// A value that it refuses whatever other rows hold: by its CHECK, its type or the length of it.
     pub(super) fn unfit(&self) -> Option<&'static str> {
         match self.cast {
-            _ if self.unchecked.is_some() => self.unchecked,
+            _ if self.refuses.is_some() => self.refuses,
             // A sum of it would have to be read before the end.
             _ if self.summed => None,
             "int" => Some("99999999999"),
@@ -100,22 +100,10 @@ impl Table {
         self.key.is_empty()
     }
 
-    /// Column names, those of the key first.
-    pub(super) fn column_names(&self) -> String {
-        let mut names: Vec<_> = self.key.iter().chain(self.columns).map(|column| column.name).collect();
-        if self.appends() {
-            names.insert(0, APPEND_ORDER);
-        }
-        names.join(", ")
-    }
-
-    /// The rows in the relaxed schema, cast to the types of `public`, in the order of [`Self::column_names`].
-    pub(super) fn cast_columns(&self) -> String {
-        let mut casts: Vec<_> = self.key.iter().chain(self.columns).map(|column| format!("{}::{}", column.name, column.cast)).collect();
-        if self.appends() {
-            casts.insert(0, APPEND_ORDER.to_owned());
-        }
-        casts.join(", ")
+    /// Every column, each `shown` in its way, separated by commas; the same order every time.
+    pub(super) fn columns_shown(&self, shown: impl Fn(&Column) -> String) -> String {
+        let order = self.appends().then(|| APPEND_ORDER.to_owned());
+        order.into_iter().chain(self.key.iter().chain(self.columns).map(shown)).collect::<Vec<_>>().join(", ")
     }
 
     /// What sorts its rows: the key, or the order of insertion.
@@ -147,7 +135,7 @@ pub(super) const TABLES: &[Table] = &[
         columns: &[
             Column::new("tag", "varchar", &["red", "blue", "gold", "grey"]).nullable().unique(),
             Column::new("motto", "text", &["onward", "home"]),
-            Column::new("points", "int", &["0", "5", "9"]).summed().unchecked("-5"),
+            Column::new("points", "int", &["0", "5", "9"]).summed().refuses("-5"),
             Column::new("leader", "int", PLAYER).nullable().refers("players"),
         ],
     },
@@ -160,7 +148,7 @@ pub(super) const TABLES: &[Table] = &[
             Column::new("name", "text", NAME).needed().unique(),
             Column::new("guild", "int", GUILD).nullable().refers("guilds"),
             Column::new("mentor", "int", PLAYER).nullable().refers("players"),
-            Column::new("level", "int", &["1", "2", "20"]).summed().unchecked("21"),
+            Column::new("level", "int", &["1", "2", "20"]).summed().refuses("21"),
             Column::new("rank", "int", SMALL).nullable().unique(),
         ],
     },
@@ -176,7 +164,7 @@ pub(super) const TABLES: &[Table] = &[
         island: Island::World,
         parent: Some("items"),
         key: &[Column::new("owner", "int", PLAYER), Column::new("slot", "int", SLOT), Column::new("name", "text", &["fire", "ice"])],
-        columns: &[Column::new("power", "int", &["1", "2", "3"]).summed().unchecked("0")],
+        columns: &[Column::new("power", "int", &["1", "2", "3"]).summed().refuses("0")],
     },
     Table {
         name: "treaties",
@@ -204,7 +192,7 @@ pub(super) const TABLES: &[Table] = &[
             Column::new("what", "text", &["won", "lost", "slept"]).needed(),
             Column::new("player", "int", PLAYER).nullable().refers("players"),
             Column::new("name", "text", NAME).nullable(),
-            Column::new("points", "int", &["1", "99"]).nullable().unchecked("100"),
+            Column::new("points", "int", &["1", "99"]).nullable().refuses("100"),
         ],
     },
     Table {
@@ -215,7 +203,7 @@ pub(super) const TABLES: &[Table] = &[
         columns: &[
             Column::new("label", "text", &["attic", "cellar", "hall"]).nullable().unique(),
             Column::new("floor", "int", SMALL).nullable().unique(),
-            Column::new("beds", "int", &["1", "2"]).summed().unchecked("0"),
+            Column::new("beds", "int", &["1", "2"]).summed().refuses("0"),
         ],
     },
     Table {
