@@ -334,3 +334,27 @@ fn assign(column: &Column, value: Option<&'static str>) -> Assignment {
 fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
     from[random.usize(..from.len())]
 }
+
+#[test]
+fn plans_hold_what_their_knobs_allow_and_follow_from_their_seeds() {
+    let drawn = |knobs: &str| -> Vec<String> {
+        let plans = (0..50).map(|seed| plan(seed, Knobs::named(knobs)));
+        plans.flat_map(|plan| plan.steps).map(|step| step.to_string()).collect()
+    };
+    let (everything, plain) = (drawn("batches,adds,lanes,unfit"), drawn(""));
+    let has = |steps: &[String], part: &str| steps.iter().any(|step| step.contains(part));
+    for part in ["flush", "kill the daemon", "stop Postgres", "start Postgres"] {
+        assert!(has(&everything, part) && has(&plain, part), "{part}");
+    }
+    for part in ["batch", "+=", "far too long"] {
+        assert!(has(&everything, part) && !has(&plain, part), "{part}");
+    }
+    for table in TABLES {
+        let acts = if table.appends() { &["append"][..] } else { &["set", "delete"] };
+        assert!(acts.iter().all(|act| has(&plain, &format!("{act} {} ", table.name))), "{}", table.name);
+    }
+    assert_eq!(plain, drawn(""));
+    let lanes = |knobs| (0..50).filter(|&seed| plan(seed, Knobs::named(knobs)).lanes).count();
+    assert!(lanes("") == 0 && (10..40).contains(&lanes("lanes")), "{}", lanes("lanes"));
+    assert_eq!((0..50).filter(|&seed| plan(seed, Knobs::default()).disturbed).count(), 5);
+}
