@@ -4,6 +4,7 @@ mod architecture;
 mod bad_input;
 mod cuts;
 mod disks;
+mod equivalence;
 mod fail_stop;
 mod hosts;
 mod keys;

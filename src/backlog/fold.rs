@@ -24,6 +24,16 @@ impl Generation {
         generation
     }
 
+    /// Saves to be executed one by one, in one transaction: nothing of them is folded.
+    pub fn one_by_one(after: Sequence, reaches: Arc<Reaches>, saves: impl IntoIterator<Item = Accepted>) -> Self {
+        let mut generation = Self::empty(after, reaches);
+        for accepted in saves {
+            generation.parts.push(Part::default());
+            generation.fold_in(accepted);
+        }
+        generation
+    }
+
     /// Folds in the next save and returns what of its reservation that saved.
     pub fn fold_in(&mut self, Accepted { sequence, save }: Accepted) -> Footprint {
         debug_assert!(sequence > self.through, "{sequence} is offered after {}", self.through);

@@ -24,6 +24,8 @@ pub(super) struct Rebuild {
     objects_max: u64,
     /// The saves of a batch up to its last one.
     unit: Vec<Accepted>,
+    /// The first batch, as long as there is no more: alone it is executed as it was sent, save by save.
+    first: Vec<Accepted>,
     units: u64,
     /// The last save seen, folded in or not.
     seen: Sequence,
@@ -33,7 +35,7 @@ pub(super) struct Rebuild {
 impl Rebuild {
     pub(super) fn new(after: Sequence, through: Sequence, reaches: Arc<Reaches>, saves_max: u64, objects_max: u64) -> Self {
         let generation = Generation::empty(after, reaches);
-        Self { generation, through, saves_max, objects_max, unit: Vec::new(), units: 0, seen: after, ended: false }
+        Self { generation, through, saves_max, objects_max, unit: Vec::new(), first: Vec::new(), units: 0, seen: after, ended: false }
     }
 
     /// Where to read on; `None` when it is done.
@@ -66,13 +68,21 @@ impl Rebuild {
             let (after, through) = (self.generation.after, self.through);
             return Err(LogError::Broken(format!("the journal holds no whole batch between {after} and {through}")));
         }
-        Ok((self.generation, self.units == 1))
+        if self.first.is_empty() {
+            return Ok((self.generation, self.units == 1));
+        }
+        let Generation { after, reaches, .. } = self.generation;
+        Ok((Generation::one_by_one(after, reaches, self.first), true))
     }
 
     fn take_unit(&mut self) {
         if self.units > 0 && self.generation.saves + self.unit.len() as u64 > self.saves_max {
             self.ended = true;
             return;
+        }
+        self.first.clear();
+        if self.units == 0 && self.unit.len() > 1 {
+            self.first.clone_from(&self.unit);
         }
         for accepted in self.unit.drain(..) {
             self.generation.fold_in(accepted);
@@ -126,6 +136,17 @@ mod tests {
         assert_eq!(rebuilt(&[10], 5, 99), (10, 10, true));
         assert_eq!(rebuilt(&[1, 3, 1], 2, 99), (1, 1, true));
         assert_eq!(rebuilt(&[1, 3, 1], u64::MAX, 99), (5, 5, false));
+    }
+
+    #[test]
+    fn a_batch_alone_is_executed_save_by_save() {
+        let parts = |batches: &[u32], saves_max| {
+            let all = saves(batches);
+            let mut rebuild = Rebuild::new(Sequence::ZERO, all[all.len() - 1].sequence, Arc::default(), saves_max, 99);
+            rebuild.take(all).expect("saves");
+            rebuild.finish().expect("whole batches").0.parts.len()
+        };
+        assert_eq!((parts(&[3], 9), parts(&[3, 1], 2), parts(&[3, 1], 9), parts(&[1], 9)), (3, 3, 1, 1));
     }
 
     #[test]

@@ -95,14 +95,15 @@ impl Scripted {
         let mut generation = Generation {
             after: through,
             through: through.plus(1),
-            collections: Default::default(),
+            parts: vec![Default::default()],
+            reaches: Default::default(),
             saves: 1,
             footprint: Default::default(),
             oldest_accepted_at: None,
         };
         let row = Object { fold: Fold::Delete, last: through.plus(1), saves: 1 };
         let id = self.collections.named("t").expect("a collection").id;
-        generation.collections.entry(id).or_default().objects.insert(Key::from_parts(["1"]), row);
+        generation.parts[0].collections.entry(id).or_default().objects.insert(Key::from_parts(["1"]), row);
         let work = Work {
             collections: &self.collections,
             after: generation.after,
