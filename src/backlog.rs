@@ -12,14 +12,17 @@ use std::{
 
 use crate::save::{Accepted, Body, CollectionId, ColumnSet, Key, Sequence};
 
+mod entry;
 mod fold;
+
+pub use entry::Entry;
 
 /// What a save or a fold takes of the limits `backlog.bytes_max` and `backlog.objects_max`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Bytes, as [`Save::bytes`](crate::save::Save::bytes) counts them.
     pub bytes: u64,
-    /// Objects and appended rows.
+    /// Objects, each as often as it has entries, and appended rows.
     pub objects: u64,
 }
 
@@ -53,6 +56,9 @@ pub enum Fold {
     },
     /// Delete it, if it is there.
     Delete,
+    /// What one plain set can't say: something is added, or there is more than one step. Never empty; all but the first find
+    /// the row there.
+    Entries(Vec<Entry>),
 }
 
 /// A row to add.
@@ -69,12 +75,14 @@ pub struct AppendedRow {
 /// What one collection has in a generation.
 #[derive(Clone, Debug, Default)]
 pub struct CollectionFold {
-    /// Upsert collections: one entry an object.
+    /// Upsert collections.
     pub objects: HashMap<Key, Object, foldhash::fast::RandomState>,
     /// Append collections: rows in sequence order.
     pub appended: Vec<AppendedRow>,
-    /// Bytes that its objects and rows take of the limits.
-    pub bytes: u64,
+    /// No object has more entries beyond its first.
+    pub later_rounds: usize,
+    /// What its objects and rows take of the limits.
+    pub footprint: Footprint,
 }
 
 /// What is applied as one transaction: every save of a lane after `after` up to `through`.

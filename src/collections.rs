@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::save::{Body, CollectionId, ColumnIndex, ColumnSet, LaneId};
+use crate::save::{Added, Body, CollectionId, ColumnIndex, ColumnSet, LaneId, NumberForm};
 
 mod catalog;
 mod key_form;
@@ -96,12 +96,25 @@ pub struct Column {
     pub form: ValueForm,
     /// The canonical form of its values as part of a key; `None` if it can't be one.
     pub key_form: Option<KeyForm>,
+    /// What numbers it holds; `None` if nothing can be added to it.
+    pub number: Option<NumberForm>,
     /// NOT NULL.
     pub not_null: bool,
     /// Why a save may not name it (generated, identity always), if it may not.
     pub read_only: Option<&'static str>,
     /// Set when the journal or an earlier catalog names it but the present catalog doesn't.
     pub gone: bool,
+}
+
+/// What the names of a journal record mean in this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// The collection.
+    pub collection: CollectionId,
+    /// The columns that the body names, key columns left out.
+    pub columns: ColumnSet,
+    /// Those that are added to, in the body's order.
+    pub adds: Box<[Added]>,
 }
 
 /// Every collection known, at one reading of the catalog.
@@ -143,6 +156,7 @@ impl Collection {
             cast: "text".to_owned(),
             form: ValueForm::Scalar,
             key_form: None,
+            number: None,
             not_null: false,
             read_only: None,
             gone: true,
@@ -195,19 +209,29 @@ impl Collections {
         self.list.iter()
     }
 
-    /// The numbers of a collection and of the columns that a body names, key columns left out; `None` if one of the names
-    /// has no number yet.
-    pub fn numbers(&self, name: &str, body: Option<&Body>) -> Option<(CollectionId, ColumnSet)> {
-        let id = *self.by_name.get(name)?;
+    /// The number of a collection that the catalog or the journal names.
+    pub fn number(&self, name: &str) -> Option<CollectionId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The numbers of a collection and of what a body names, of which the first `adds` columns are added to; `None` if one
+    /// of the names has no number yet.
+    pub fn numbers(&self, name: &str, body: Option<&Body>, adds: usize) -> Option<Numbers> {
+        let id = self.number(name)?;
         let known = self.get(id);
-        let mut columns = ColumnSet::default();
-        for member in body.map(Body::members).unwrap_or_default() {
+        let mut numbers = Numbers { collection: id, columns: ColumnSet::default(), adds: [].into() };
+        let mut added = Vec::with_capacity(adds);
+        for (place, member) in body.map(Body::members).unwrap_or_default().iter().enumerate() {
             let index = *known.by_name.get(&*member.name)?;
             if !known.is_key(index) {
-                columns.insert(index);
+                numbers.columns.insert(index);
+            }
+            if place < adds {
+                added.push(Added { column: index, form: known.columns[usize::from(index)].number });
             }
         }
-        Some((id, columns))
+        numbers.adds = added.into();
+        Some(numbers)
     }
 
     /// Gives numbers to the names of a journal record that the catalog doesn't have, marked gone: the journal is never

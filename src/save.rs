@@ -8,10 +8,12 @@ use std::{fmt, time::SystemTime};
 mod body;
 mod columns;
 mod key;
+mod number;
 
 pub use body::{Body, BodyError, Member};
 pub use columns::{ColumnIndex, ColumnSet};
 pub use key::{Key, KeyParts};
+pub use number::{AmountError, NumberForm, sum_of_amounts};
 
 /// The number that the journal gives a save: run number · 2^40 + counter. No sequence is ever used twice.
 ///
@@ -91,6 +93,15 @@ impl Change {
     }
 }
 
+/// A column that a save adds to instead of setting it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// The column.
+    pub column: ColumnIndex,
+    /// What numbers it holds; `None` if it is gone, or holds none any more.
+    pub form: Option<NumberForm>,
+}
+
 /// Where a save on a stream came from: makes a retried one known again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamOrigin {
@@ -113,6 +124,8 @@ pub struct Save {
     pub change: Change,
     /// The columns that the body names, key columns left out.
     pub columns: ColumnSet,
+    /// Those of them that are added to. They are the first members of the body, in this order, each a plain finite number.
+    pub adds: Box<[Added]>,
     /// Saves of the same atomic batch that follow this one: a cut is allowed only after a save where it is 0.
     pub batch_left: u32,
     /// Set for saves of a stream that was opened with an id.

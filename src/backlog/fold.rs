@@ -1,9 +1,21 @@
 //! Folding: one save at a time into a generation. The same code serves live saves, recovery and rebuilding.
+//!
+//! An object is a list of entries, nearly always one; entry k of every object is applied in round k of the generation. A save is
+//! laid over the last entry if one entry can do what both do, else it becomes the next. The rules, by what is in which place:
+//!
+//! - anything, then a delete: the delete alone. A delete, then a save: a *replace*, in which `add` is the value.
+//! - set, then set: all columns of both, the later value wins. The same over a replace.
+//! - A column that is set, then added to: the sum, if it can be said without Postgres ([`NumberForm::sum`](crate::save::NumberForm::sum));
+//!   if not, two entries. Added to, then set: the value set. Added to twice: the sum of both.
+//! - A column that is added to and that the entry doesn't name: on a row that is there it is added to the stored value, on a
+//!   new row the first save has left it at its default. One statement can't do both, so that save is the next entry: by then
+//!   there is a row. In that entry, and those after it, such a column is one more of those added to.
+//! - When the last entry adds nothing any more, as it was all set since, it is laid over the one before.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{HashMap, hash_map::Entry as Place};
 
-use super::{AppendedRow, CollectionFold, Fold, Footprint, Generation, Object};
-use crate::save::{Accepted, Body, Change, CollectionId, ColumnSet, Save, Sequence};
+use super::{AppendedRow, CollectionFold, Entry, Fold, Footprint, Generation, Object, entry::Laid};
+use crate::save::{Accepted, Added, Change, CollectionId, ColumnSet, Save, Sequence};
 
 impl Generation {
     /// A generation that holds nothing yet.
@@ -30,88 +42,112 @@ impl Generation {
         let collection = self.collections.entry(save.collection).or_default();
         let saved = collection.fold_in(sequence, save);
         // Kept is what this save adds, less what it frees of the earlier ones: that may be more than it adds.
-        collection.bytes = collection.bytes + bytes - saved.bytes;
+        collection.footprint.bytes = collection.footprint.bytes + bytes - saved.bytes;
+        collection.footprint.objects = collection.footprint.objects + 1 - saved.objects;
         self.footprint.bytes = self.footprint.bytes + bytes - saved.bytes;
-        self.footprint.objects += 1 - saved.objects;
+        self.footprint.objects = self.footprint.objects + 1 - saved.objects;
         saved
     }
 
     /// What each collection takes of the limits.
     pub fn by_collection(&self) -> impl Iterator<Item = (CollectionId, Footprint)> {
-        self.collections.iter().map(|(&id, fold)| {
-            let objects = (fold.objects.len() + fold.appended.len()) as u64;
-            (id, Footprint { bytes: fold.bytes, objects })
-        })
+        self.collections.iter().map(|(&id, fold)| (id, fold.footprint))
     }
 }
 
 impl CollectionFold {
-    fn fold_in(&mut self, sequence: Sequence, Save { key, change, columns, .. }: Save) -> Footprint {
-        let fold = match change {
+    fn fold_in(&mut self, sequence: Sequence, Save { key, change, columns, adds, .. }: Save) -> Footprint {
+        let change = match change {
             Change::Append(body) => {
                 self.appended.push(AppendedRow { sequence, columns, body });
                 return Footprint::default();
             }
-            Change::Set(body) => Fold::Set { columns, body },
-            Change::Delete => Fold::Delete,
+            Change::Set(body) => Some(Entry { replaces: false, columns, adds: adds.iter().map(|added| added.column).collect(), body }),
+            Change::Delete => None,
         };
         let frame = key.as_bytes().len() as u64 + Save::OVERHEAD_BYTES;
         match self.objects.entry(key) {
-            Entry::Vacant(place) => {
+            Place::Vacant(place) => {
+                let fold = change.map_or(Fold::Delete, Fold::of);
                 place.insert(Object { fold, last: sequence, saves: 1 });
                 Footprint::default()
             }
-            Entry::Occupied(mut place) => {
-                let bytes = frame + place.get_mut().fold_in(sequence, fold);
-                Footprint { bytes, objects: 1 }
+            Place::Occupied(mut place) => {
+                let (saved, entries) = place.get_mut().fold_in(sequence, change, &adds);
+                self.later_rounds = self.later_rounds.max(entries - 1);
+                Footprint { bytes: frame * saved.objects + saved.bytes, objects: saved.objects }
             }
         }
     }
 }
 
 impl Object {
-    /// Lays a later set or delete over this object; returns the bytes of bodies that are gone.
-    fn fold_in(&mut self, sequence: Sequence, later: Fold) -> u64 {
+    /// Lays a later set, or else a delete, over this object. Returns what is gone, entries and bytes of bodies, and how many
+    /// entries there are now.
+    fn fold_in(&mut self, sequence: Sequence, later: Option<Entry>, added: &[Added]) -> (Footprint, usize) {
         let earlier = std::mem::replace(&mut self.fold, Fold::Delete);
-        let both = earlier.body_bytes() + later.body_bytes();
+        let entries = earlier.entries() + 1;
+        let bytes = earlier.body_bytes() + later.as_ref().map_or(0, |entry| entry.body.as_bytes().len() as u64);
         self.last = sequence;
         self.saves += 1;
-        self.fold = earlier.then(later);
-        // `Body::overlaid` never makes more of two bodies than they have: a brace pair and white space less.
-        both - self.fold.body_bytes()
+        if let Some(later) = later {
+            self.fold = earlier.then(later, added);
+        }
+        let left = self.fold.entries();
+        // No body is ever longer than the two that it is made of: a brace pair less, and no sum has more digits than both numbers.
+        (Footprint { bytes: bytes - self.fold.body_bytes(), objects: (entries - left) as u64 }, left)
     }
 }
 
 impl Fold {
-    fn then(self, later: Self) -> Self {
-        match (self, later) {
-            (Self::Set { columns, body }, Self::Set { columns: later_columns, body: later_body }) => {
-                let (columns, body) = union(columns, &body, later_columns, later_body);
-                Self::Set { columns, body }
-            }
-            (Self::Replace { columns, body }, Self::Set { columns: later_columns, body: later_body }) => {
-                let (columns, body) = union(columns, &body, later_columns, later_body);
-                Self::Replace { columns, body }
-            }
-            (Self::Delete, Self::Set { columns, body }) => Self::Replace { columns, body },
-            (_, later @ (Self::Delete | Self::Replace { .. })) => later,
+    /// One entry, in the form that takes the least room.
+    fn of(Entry { replaces, columns, adds, body }: Entry) -> Self {
+        match replaces {
+            _ if !adds.is_empty() => Self::Entries(vec![Entry { replaces, columns, adds, body }]),
+            true => Self::Replace { columns, body },
+            false => Self::Set { columns, body },
         }
+    }
+
+    fn then(self, later: Entry, added: &[Added]) -> Self {
+        let earlier = match self {
+            Self::Delete => return Self::of(Entry { replaces: true, adds: ColumnSet::EMPTY, ..later }),
+            Self::Set { columns, body } => Entry::plain(false, columns, body),
+            Self::Replace { columns, body } => Entry::plain(true, columns, body),
+            Self::Entries(mut entries) => {
+                let last = entries.pop().expect("there is always one");
+                return Self::on_top_of(entries, last, later, added);
+            }
+        };
+        Self::on_top_of(Vec::new(), earlier, later, added)
+    }
+
+    fn on_top_of(mut before: Vec<Entry>, last: Entry, later: Entry, added: &[Added]) -> Self {
+        let mut laid = last.then(later, added, !before.is_empty());
+        loop {
+            match laid {
+                Laid::Two(last, later) => {
+                    before.extend([last, later]);
+                    return Self::Entries(before);
+                }
+                Laid::One(one) => match before.pop() {
+                    None => return Self::of(one),
+                    Some(earlier) if one.adds.is_empty() => laid = earlier.then(one, &[], !before.is_empty()),
+                    Some(earlier) => laid = Laid::Two(earlier, one),
+                },
+            }
+        }
+    }
+
+    fn entries(&self) -> usize {
+        if let Self::Entries(entries) = self { entries.len() } else { 1 }
     }
 
     fn body_bytes(&self) -> u64 {
         match self {
             Self::Set { body, .. } | Self::Replace { body, .. } => body.as_bytes().len() as u64,
             Self::Delete => 0,
+            Self::Entries(entries) => entries.iter().map(|entry| entry.body.as_bytes().len() as u64).sum(),
         }
     }
-}
-
-/// Set + set: all columns of both, the later value wins. A later body that names every column is taken as it is; what the
-/// earlier one may hold beyond them is the key.
-fn union(mut columns: ColumnSet, body: &Body, later_columns: ColumnSet, later_body: Body) -> (ColumnSet, Body) {
-    if later_columns.covers(&columns) {
-        return (later_columns, later_body);
-    }
-    columns.extend(&later_columns);
-    (columns, body.overlaid(&later_body))
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, RefusedTable, ValueForm, order};
-use crate::save::{CollectionId, LaneId};
+use crate::save::{CollectionId, LaneId, NumberForm};
 
 /// Every table of the schemas that the settings name, as read in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,8 @@ pub struct CatalogColumn {
     pub form: ValueForm,
     /// Its canonical key form, if its type has one.
     pub key_form: Option<KeyForm>,
+    /// What numbers it holds, if its type is an integer or numeric.
+    pub number: Option<NumberForm>,
     /// NOT NULL.
     pub not_null: bool,
     /// `generated ... as identity`.
@@ -234,6 +236,7 @@ fn read(table: &CatalogTable, name: &str, settings: &CollectionSettings) -> Resu
             cast: column.cast.clone(),
             form: column.form,
             key_form: column.key_form.clone(),
+            number: column.number,
             not_null: column.not_null,
             read_only: match (column.generated, column.identity) {
                 (true, _) => Some("a generated column"),

@@ -52,7 +52,7 @@ impl Observer {
         for (collection, fold) in &generation.collections {
             let saves = fold.objects.values().map(|object| object.saves).sum::<u64>();
             self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64);
-            self.0.saves_folded(index(*collection), saves - fold.objects.len() as u64);
+            self.0.saves_folded(index(*collection), saves + fold.appended.len() as u64 - fold.footprint.objects);
         }
         // A clock that was set back makes no save older than it is.
         let age = generation.oldest_accepted_at.and_then(|at| SystemTime::now().duration_since(at).ok());
@@ -131,7 +131,7 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health, postgres: &
         }
     }
     for (name, count) in controls.failed.open() {
-        if let Some((id, _)) = known.numbers(&name, None) {
+        if let Some(id) = known.number(&name) {
             at(&mut collections, id).failed_saves = count;
         }
     }

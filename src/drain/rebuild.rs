@@ -98,6 +98,7 @@ mod tests {
             key: Key::from_parts([n.to_string().as_str()]),
             change: Change::Delete,
             columns: ColumnSet::default(),
+            adds: [].into(),
             batch_left,
             origin: None,
             accepted_at: SystemTime::UNIX_EPOCH,

@@ -105,15 +105,11 @@ impl Door {
         saves: impl IntoIterator<Item = &'s proto::Save>,
         collections: &Collections,
     ) -> Status {
-        let reason = if findings.unimplemented.is_some() { ErrorReason::NotImplemented } else { ErrorReason::InvalidSave };
         for save in saves {
             let known = collections.named(&save.collection).map(|collection| collection.id);
-            self.events.saves_refused(known, errors::name(reason), 1);
+            self.events.saves_refused(known, errors::name(ErrorReason::InvalidSave), 1);
         }
-        match findings.unimplemented {
-            Some(field) => errors::not_implemented(field),
-            None => errors::invalid_save(findings.violations),
-        }
+        errors::invalid_save(findings.violations)
     }
 
     /// `grpc.stream_unacknowledged_max`, as a count of permits.

@@ -8,8 +8,10 @@ use super::violations::Violations;
 use crate::{
     collections::{Collection, Collections, Column, Mode},
     proto::{self, save::Change as ProtoChange},
-    save::{Body, Change, ColumnSet, Key, Member, Save},
+    save::{Added, Body, Change, ColumnSet, Key, Member, Save},
 };
+
+mod add;
 
 /// What saves are held against.
 #[derive(Clone, Copy)]
@@ -45,8 +47,6 @@ pub(super) struct Findings {
     pub(super) violations: Violations,
     /// A collection or column is unknown: a newer catalog may have it.
     pub(super) unknown_name: bool,
-    /// A field whose time has not come.
-    pub(super) unimplemented: Option<&'static str>,
 }
 
 /// Checks one save; `None` after adding to `findings`.
@@ -57,20 +57,25 @@ pub(super) fn validate(
     accepted_at: SystemTime,
     findings: &mut Findings,
 ) -> Option<Save> {
-    if !save.add.is_empty() {
-        findings.unimplemented = Some("save.add");
-        return None;
-    }
     let before = findings.violations.total();
     let mut check = Check { path, rules, findings };
     let collection = check.collection(&save.collection)?;
-    let (key, change, columns) = match &save.change {
-        Some(ProtoChange::Json(json)) => check.body(collection, &save.key, json)?,
-        Some(ProtoChange::Delete(_)) => check.delete(collection, &save.key)?,
+    let Checked { key, change, columns, adds } = match &save.change {
+        Some(ProtoChange::Json(json)) => check.body(collection, &save.key, json, &save.add)?,
+        Some(ProtoChange::Delete(_)) => check.delete(collection, &save.key, &save.add)?,
         None => return check.refuse("change", || "is empty: set `json` or `delete`".to_owned()),
     };
-    let save = Save { lane: collection.lane, collection: collection.id, key, change, columns, batch_left: 0, origin: None, accepted_at };
+    let (lane, collection) = (collection.lane, collection.id);
+    let save = Save { lane, collection, key, change, columns, adds, batch_left: 0, origin: None, accepted_at };
     (findings.violations.total() == before).then_some(save)
+}
+
+/// What a save's own fields say.
+struct Checked {
+    key: Key,
+    change: Change,
+    columns: ColumnSet,
+    adds: Box<[Added]>,
 }
 
 struct Check<'a, 'f> {
@@ -94,15 +99,18 @@ impl<'a> Check<'a, '_> {
         self.refuse("collection", || unknown_collection(name, collections))
     }
 
-    fn delete(&mut self, collection: &Collection, key: &[String]) -> Option<(Key, Change, ColumnSet)> {
+    fn delete(&mut self, collection: &Collection, key: &[String], add: &[String]) -> Option<Checked> {
         if collection.mode == Mode::Append {
             return self.refuse("delete", || format!("is not for {}, whose rows are only added", collection.name));
         }
+        if !add.is_empty() {
+            return self.refuse("add", || "is not for a delete".to_owned());
+        }
         let key = self.key(collection, key, &[])?;
-        Some((key, Change::Delete, ColumnSet::default()))
+        Some(Checked { key, change: Change::Delete, columns: ColumnSet::EMPTY, adds: [].into() })
     }
 
-    fn body(&mut self, collection: &Collection, key: &[String], json: &[u8]) -> Option<(Key, Change, ColumnSet)> {
+    fn body(&mut self, collection: &Collection, key: &[String], json: &[u8], add: &[String]) -> Option<Checked> {
         let max = self.rules.body_bytes_max;
         if json.len() as u64 > max {
             return self.refuse("json", || format!("has {} bytes, more than grpc.body_bytes_max = {max}", json.len()));
@@ -120,9 +128,15 @@ impl<'a> Check<'a, '_> {
             Mode::Append if key.is_empty() => Key::none(),
             Mode::Append => return self.refuse("key", || format!("is not for {}, whose rows are only added", collection.name)),
         };
-        let body = Body::from_checked(json);
+        let (body, adds) = match add {
+            [] => (Body::from_checked(json), [].into()),
+            add => self.added(collection, members, add)?,
+        };
+        if body.as_bytes().len() as u64 > max {
+            return self.refuse("json", || format!("is longer than grpc.body_bytes_max = {max} with the numbers of `add` written out"));
+        }
         let change = if collection.mode == Mode::Append { Change::Append(body) } else { Change::Set(body) };
-        Some((key, change, columns))
+        Some(Checked { key, change, columns, adds })
     }
 
     /// The columns that the members name, key columns left out.

@@ -13,8 +13,9 @@ use super::{
     Action, Failure,
     reading::{Reading, get},
 };
-use crate::collections::{
-    Catalog, CatalogColumn, CatalogTable, ForeignKey, Identity, KeyForm, Reaction, TableKind, UniqueIndex, ValueForm,
+use crate::{
+    collections::{Catalog, CatalogColumn, CatalogTable, ForeignKey, Identity, KeyForm, Reaction, TableKind, UniqueIndex, ValueForm},
+    save::NumberForm,
 };
 
 /// A trigger on a partition fires for rows that come through the partitioned table. tgtype 4: insert.
@@ -130,6 +131,7 @@ fn column(row: &Row) -> Result<CatalogColumn, Failure> {
         cast: get(row, 2)?,
         form: base.form(),
         key_form: base.key_form(get(row, 11)?),
+        number: base.number(),
         not_null: get(row, 7)?,
         identity: match get(row, 8)? {
             "" => Identity::No,
@@ -207,7 +209,13 @@ impl BaseType<'_> {
             Type::TIMESTAMPTZ if self.keeps_microseconds() => Some(KeyForm::TimestampTz),
             Type::TEXT if self.deterministic => Some(KeyForm::Text { chars_max: None }),
             Type::VARCHAR if self.deterministic => Some(KeyForm::Text { chars_max: self.declared() }),
-            Type::NUMERIC => self.numeric(),
+            Type::NUMERIC => match self.number()? {
+                NumberForm::Numeric { precision, scale } => {
+                    let (precision, scale) = (u32::from(precision), u32::try_from(scale).ok()?);
+                    (scale <= precision).then_some(KeyForm::Numeric { precision, scale })
+                }
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -221,10 +229,19 @@ impl BaseType<'_> {
         u32::try_from(self.modifier - 4).ok()
     }
 
-    /// Precision in the upper half, the scale below it: eleven bits, signed since version 15.
-    fn numeric(self) -> Option<KeyForm> {
-        let declared = self.declared()?;
-        let (precision, scale) = (declared >> 16, declared & 0x7ff);
-        (scale <= precision && scale < 0x400).then_some(KeyForm::Numeric { precision, scale })
+    fn number(self) -> Option<NumberForm> {
+        match u32::try_from(self.oid).ok().and_then(Type::from_oid)? {
+            Type::INT2 => Some(NumberForm::Integer { bits: 16 }),
+            Type::INT4 => Some(NumberForm::Integer { bits: 32 }),
+            Type::INT8 => Some(NumberForm::Integer { bits: 64 }),
+            Type::NUMERIC => Some(self.declared().map_or(NumberForm::Unbounded, numeric)),
+            _ => None,
+        }
     }
+}
+
+/// Precision in the upper half, the scale below it: eleven bits, signed since version 15.
+fn numeric(declared: u32) -> NumberForm {
+    let scale = (declared & 0x7ff) as i16;
+    NumberForm::Numeric { precision: (declared >> 16) as u16, scale: if scale < 0x400 { scale } else { scale - 0x800 } }
 }

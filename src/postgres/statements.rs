@@ -28,12 +28,24 @@ fn besides_key(collection: &Collection, set: &ColumnSet) -> impl Iterator<Item =
     set.iter().filter(|&index| !collection.is_key(index))
 }
 
-/// Updates these columns by key and inserts the rows that aren't there; answers (updated, inserted). With `replace`, every
-/// other column returns to its default. The rows come sorted by key, each key once.
-pub(super) fn upsert(collection: &Collection, set: &ColumnSet, replace: bool) -> String {
+/// How [`upsert`] treats columns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Upsert<'a> {
+    /// The columns named.
+    pub(super) set: &'a ColumnSet,
+    /// Those of them that are added to. A row that isn't there gets the amount itself.
+    pub(super) adds: &'a ColumnSet,
+    /// Every other column returns to its default.
+    pub(super) replace: bool,
+}
+
+/// Updates columns by key and inserts the rows that aren't there; answers (updated, inserted). The rows come sorted by key,
+/// each key once.
+pub(super) fn upsert(collection: &Collection, upsert: Upsert<'_>) -> String {
+    let set = upsert.set;
     let table = qualified(&collection.schema, &collection.table);
     let rows = rows(collection, set);
-    let assignments = assignments(collection, set, replace);
+    let assignments = assignments(collection, upsert);
     let matching = key_matches(collection);
     let insert = insert(collection, set, &table);
     if assignments.is_empty() {
@@ -96,9 +108,12 @@ fn structured(collection: &Collection, column: &Column, n: usize) -> String {
     )
 }
 
-fn assignments(collection: &Collection, set: &ColumnSet, replace: bool) -> String {
+fn assignments(collection: &Collection, Upsert { set, adds, replace }: Upsert<'_>) -> String {
     let first = collection.key.len() + 1;
-    let named = besides_key(collection, set).zip(first..).map(|(index, n)| format!("{} = u.c{n}", name(collection, index)));
+    let named = besides_key(collection, set).zip(first..).map(|(index, n)| match (name(collection, index), adds.contains(index)) {
+        (name, true) => format!("{name} = coalesce(t.{name}, 0) + u.c{n}"),
+        (name, false) => format!("{name} = u.c{n}"),
+    });
     let others = (0u16..)
         .zip(&collection.columns)
         .filter(|&(index, column)| replace && !set.contains(index) && !collection.is_key(index) && !column.gone);

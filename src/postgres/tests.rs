@@ -17,6 +17,7 @@ use crate::{
     settings::{PostgresSettings, Settings},
 };
 
+mod adding;
 mod catalog;
 mod connections;
 mod failures;

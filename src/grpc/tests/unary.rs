@@ -84,7 +84,6 @@ async fn fields_whose_time_has_not_come_are_named_and_not_ignored() {
         (SaveRequest { durability: persisted, ..request(player(1)) }, "durability PERSISTED"),
         (SaveRequest { request_id: "x".to_owned(), ..request(player(1)) }, "request_id"),
         (SaveRequest { callback: "x".to_owned(), ..request(player(1)) }, "callback"),
-        (request(proto::Save { add: vec!["level".to_owned()], ..player(1) }), "save.add"),
     ] {
         let status = soon(client.save(save)).await.expect_err("it is refused");
         assert_eq!(assert_error(&status, Code::Unimplemented, "NOT_IMPLEMENTED").metadata["name"], name);

@@ -178,9 +178,41 @@ fn everything_wrong_with_a_save_is_told_at_once() {
     assert_eq!(fields, ["saves[3].json.nmae", "saves[3].json.total", "saves[3].json.name", "saves[3].key[0]"]);
 }
 
+fn adding(key: &[&str], json: &str, add: &[&str]) -> proto::Save {
+    proto::Save { add: add.iter().map(|&name| name.to_owned()).collect(), ..save("players", key, json) }
+}
+
 #[test]
-fn adding_is_refused_by_name_and_not_ignored() {
-    let adding = proto::Save { add: vec!["level".to_owned()], ..save("players", &["1"], r#"{"level": 1}"#) };
-    let findings = check(&adding).expect_err("refused");
-    assert_eq!(findings.unimplemented, Some("save.add"));
+fn what_is_added_stands_in_front_of_the_body_as_its_column_holds_it() {
+    let taken = accepted(&adding(&["1"], r#"{ "name" : "x", "level": 1.005 }"#, &["level"]));
+    assert_eq!(taken.change.body().map(Body::as_str), Some(r#"{"level":1.01,"name":"x"}"#));
+    let (collections, players) = (fixtures::collections(), taken.collection);
+    let (level, column) = collections.get(players).column("level").expect("a column");
+    assert_eq!(*taken.adds, [Added { column: level, form: column.number }]);
+    assert_eq!(taken.columns.len(), 2);
+    let items = proto::Save {
+        collection: "items".to_owned(),
+        ..adding(&[], r#"{"slot": 1, "owner": "A0EEBC999C0B4EF8BB6D6BB9BD380A11", "count": "1e2"}"#, &["count"])
+    };
+    assert!(accepted(&items).change.body().is_some_and(|body| body.as_str().starts_with(r#"{"count":100,"#)));
+}
+
+#[test]
+fn what_can_not_be_added_is_refused() {
+    let json = r#"{"level": 1, "name": "x", "note": 1}"#;
+    assert_refused(&adding(&["1"], json, &["levle"]), "saves[3].add[0]", "is \"levle\", which is no member of `json`");
+    assert_refused(&adding(&["1"], json, &["level", "level"]), "saves[3].add[1]", "or is named twice");
+    assert_refused(&adding(&["1"], json, &["level", "name", "note", "level"]), "saves[3].add", "more names than `json` has members");
+    assert_refused(&adding(&["1"], json, &["name"]), "saves[3].json.name", "is text: only integer and numeric columns are added to");
+    assert_refused(&adding(&["1"], json, &["note"]), "saves[3].json.note", "is jsonb");
+    assert_refused(&adding(&[], r#"{"id": 1, "level": 1}"#, &["id"]), "saves[3].json.id", "is a key column");
+    assert_refused(&adding(&["1"], r#"{"total": 1}"#, &["total"]), "saves[3].json.total", "is a generated column");
+    for (value, why) in
+        [("null", "finite number"), ("\"NaN\"", "finite number"), ("10000", "takes numeric(6,2)"), ("1e1001", "more than 1000 digits")]
+    {
+        assert_refused(&adding(&["1"], &format!("{{\"level\": {value}}}"), &["level"]), "saves[3].json.level", why);
+    }
+    assert_refused(&proto::Save { add: vec!["level".to_owned()], ..delete("players", &["1"]) }, "saves[3].add", "not for a delete");
+    let event = proto::Save { add: vec!["what".to_owned()], ..save("events", &[], r#"{"what": "1"}"#) };
+    assert_refused(&event, "saves[3].add", "only added");
 }
