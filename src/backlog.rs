@@ -81,6 +81,8 @@ pub struct CollectionFold {
     pub appended: Vec<AppendedRow>,
     /// No object has more entries beyond its first.
     pub later_rounds: usize,
+    /// Saves that were stale for certain: one before them has a version as high.
+    pub superseded: u64,
     /// What its objects and rows take of the limits.
     pub footprint: Footprint,
 }

@@ -29,6 +29,8 @@ pub struct CollectionSettings {
     pub key: Option<Vec<String>>,
     /// Objects that are updated, or rows that are only added.
     pub mode: Mode,
+    /// An integer column: a row is only overwritten by a higher version.
+    pub version_column: Option<String>,
 }
 
 /// How saves of a collection become rows.
@@ -80,6 +82,8 @@ pub struct Collection {
     pub columns: Vec<Column>,
     /// The key columns, in primary-key order; empty for an append collection without a key.
     pub key: Vec<ColumnIndex>,
+    /// The column whose higher value wins; every save names it.
+    pub version: Option<ColumnIndex>,
     /// Set when the journal names it but the catalog doesn't: its saves can't be applied.
     pub gone: bool,
     by_name: HashMap<String, ColumnIndex>,
@@ -115,6 +119,8 @@ pub struct Numbers {
     pub columns: ColumnSet,
     /// Those that are added to, in the body's order.
     pub adds: Box<[Added]>,
+    /// The version, if the collection has such a column and the body an integer for it.
+    pub version: Option<i64>,
 }
 
 /// Every collection known, at one reading of the catalog.
@@ -142,6 +148,17 @@ impl Collection {
     /// The key columns, in primary-key order.
     pub fn key_columns(&self) -> impl Iterator<Item = &Column> {
         self.key.iter().map(|&index| &self.columns[usize::from(index)])
+    }
+
+    /// What a JSON value is as a version.
+    ///
+    /// # Errors
+    /// A sentence that begins with the column.
+    pub fn version_of(column: &Column, json: &str) -> Result<i64, ValueError> {
+        let text = column.form.text(json)?.ok_or_else(|| ValueError("is the version column and can't be null".to_owned()))?;
+        let canonical = column.key_form.as_ref().map(|form| form.canonical(&text));
+        let version = canonical.and_then(Result::ok).and_then(|text| text.parse().ok());
+        version.ok_or_else(|| ValueError(format!("is the version column and takes an integer ({})", column.cast)))
     }
 
     /// The names of the columns of a set.
@@ -219,12 +236,16 @@ impl Collections {
     pub fn numbers(&self, name: &str, body: Option<&Body>, adds: usize) -> Option<Numbers> {
         let id = self.number(name)?;
         let known = self.get(id);
-        let mut numbers = Numbers { collection: id, columns: ColumnSet::default(), adds: [].into() };
+        let mut numbers = Numbers { collection: id, columns: ColumnSet::default(), adds: [].into(), version: None };
         let mut added = Vec::with_capacity(adds);
         for (place, member) in body.map(Body::members).unwrap_or_default().iter().enumerate() {
             let index = *known.by_name.get(&*member.name)?;
             if !known.is_key(index) {
                 numbers.columns.insert(index);
+            }
+            if known.version == Some(index) {
+                // What was saved before the column was made the version may be anything.
+                numbers.version = Collection::version_of(&known.columns[usize::from(index)], member.value).ok();
             }
             if place < adds {
                 added.push(Added { column: index, form: known.columns[usize::from(index)].number });
@@ -270,6 +291,7 @@ impl Collection {
             lane: LaneId(0),
             columns: Vec::new(),
             key: Vec::new(),
+            version: None,
             gone: true,
             by_name: HashMap::new(),
         }

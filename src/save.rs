@@ -126,6 +126,8 @@ pub struct Save {
     pub columns: ColumnSet,
     /// Those of them that are added to. They are the first members of the body, in this order, each a plain finite number.
     pub adds: Box<[Added]>,
+    /// Of a collection with a version column: the version. The row is only overwritten if its own is lower or null.
+    pub version: Option<i64>,
     /// Saves of the same atomic batch that follow this one: a cut is allowed only after a save where it is 0.
     pub batch_left: u32,
     /// Set for saves of a stream that was opened with an id.

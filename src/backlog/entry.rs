@@ -13,6 +13,8 @@ pub struct Entry {
     pub adds: ColumnSet,
     /// The values.
     pub body: Body,
+    /// A row that is there is only changed if its version is lower or null. (One that is replaced is changed in any case.)
+    pub version: Option<i64>,
 }
 
 /// What two entries of one object make.
@@ -21,20 +23,30 @@ pub(super) enum Laid {
     One(Entry),
     /// They stay apart, in order.
     Two(Entry, Entry),
+    /// The earlier one: the later can't change the row, whatever Postgres holds.
+    Stale(Entry),
 }
 
 impl Entry {
     /// An entry that only names columns.
     pub(super) fn plain(replaces: bool, columns: ColumnSet, body: Body) -> Self {
-        Self { replaces, columns, adds: ColumnSet::EMPTY, body }
+        Self { replaces, columns, adds: ColumnSet::EMPTY, body, version: None }
     }
 
     /// The later entry over this one. `added` are the columns that the later adds to; `exists`: an entry before this one has
     /// made sure that there is a row.
     pub(super) fn then(self, later: Self, added: &[Added], exists: bool) -> Laid {
+        match (self.version, later.version) {
+            (None, None) => {}
+            (Some(known), Some(version)) if version <= known => return Laid::Stale(self),
+            // The version that the row has is known.
+            (Some(_), Some(_)) if self.replaces => {}
+            (Some(_), Some(_)) if later.adds.is_empty() && later.columns.covers(&self.columns) => return Laid::One(later),
+            _ => return Laid::Two(self, later),
+        }
         if self.adds.is_empty() && later.adds.is_empty() {
             let (columns, body) = union(self.columns, &self.body, later.columns, later.body);
-            return Laid::One(Self::plain(self.replaces, columns, body));
+            return Laid::One(Self { version: later.version, ..Self::plain(self.replaces, columns, body) });
         }
         match self.summed(&later, added, exists) {
             Some(one) => Laid::One(one),
@@ -73,7 +85,7 @@ impl Entry {
         adds.extend(&later.adds.without(&self.columns));
         let mut columns = self.columns.clone();
         columns.extend(&later.columns);
-        Some(Self { replaces: self.replaces, columns, adds, body })
+        Some(Self { replaces: self.replaces, columns, adds, body, version: later.version })
     }
 }
 

@@ -10,6 +10,9 @@
 //! - A column that is added to and that the entry doesn't name: on a row that is there it is added to the stored value, on a
 //!   new row the first save has left it at its default. One statement can't do both, so that save is the next entry: by then
 //!   there is a row. In that entry, and those after it, such a column is one more of those added to.
+//! - With versions, a set may be stale, depending on what Postgres holds. So it folds into a later one only if that one has a higher
+//!   version, names every column of it and adds nothing; over a replace, whose version is known, any higher one folds. A version
+//!   that isn't higher than the one before it is stale for certain: that save is dropped, and counted.
 //! - When the last entry adds nothing any more, as it was all set since, it is laid over the one before.
 
 use std::collections::{HashMap, hash_map::Entry as Place};
@@ -56,13 +59,15 @@ impl Generation {
 }
 
 impl CollectionFold {
-    fn fold_in(&mut self, sequence: Sequence, Save { key, change, columns, adds, .. }: Save) -> Footprint {
+    fn fold_in(&mut self, sequence: Sequence, Save { key, change, columns, adds, version, .. }: Save) -> Footprint {
         let change = match change {
             Change::Append(body) => {
                 self.appended.push(AppendedRow { sequence, columns, body });
                 return Footprint::default();
             }
-            Change::Set(body) => Some(Entry { replaces: false, columns, adds: adds.iter().map(|added| added.column).collect(), body }),
+            Change::Set(body) => {
+                Some(Entry { replaces: false, columns, adds: adds.iter().map(|added| added.column).collect(), body, version })
+            }
             Change::Delete => None,
         };
         let frame = key.as_bytes().len() as u64 + Save::OVERHEAD_BYTES;
@@ -73,45 +78,58 @@ impl CollectionFold {
                 Footprint::default()
             }
             Place::Occupied(mut place) => {
-                let (saved, entries) = place.get_mut().fold_in(sequence, change, &adds);
-                self.later_rounds = self.later_rounds.max(entries - 1);
-                Footprint { bytes: frame * saved.objects + saved.bytes, objects: saved.objects }
+                let folded = place.get_mut().fold_in(sequence, change, &adds);
+                self.later_rounds = self.later_rounds.max(folded.entries - 1);
+                self.superseded += u64::from(folded.stale);
+                Footprint { bytes: frame * folded.saved.objects + folded.saved.bytes, ..folded.saved }
             }
         }
     }
 }
 
+/// What laying a save over an object did.
+struct Folded {
+    /// Entries, and bytes of bodies, that are gone.
+    saved: Footprint,
+    /// Entries there are now.
+    entries: usize,
+    /// The save changes nothing.
+    stale: bool,
+}
+
 impl Object {
-    /// Lays a later set, or else a delete, over this object. Returns what is gone, entries and bytes of bodies, and how many
-    /// entries there are now.
-    fn fold_in(&mut self, sequence: Sequence, later: Option<Entry>, added: &[Added]) -> (Footprint, usize) {
+    /// Lays a later set, or else a delete, over this object.
+    fn fold_in(&mut self, sequence: Sequence, later: Option<Entry>, added: &[Added]) -> Folded {
         let earlier = std::mem::replace(&mut self.fold, Fold::Delete);
         let entries = earlier.entries() + 1;
         let bytes = earlier.body_bytes() + later.as_ref().map_or(0, |entry| entry.body.as_bytes().len() as u64);
         self.last = sequence;
         self.saves += 1;
+        let mut stale = false;
         if let Some(later) = later {
-            self.fold = earlier.then(later, added);
+            (self.fold, stale) = earlier.then(later, added);
         }
         let left = self.fold.entries();
         // No body is ever longer than the two that it is made of: a brace pair less, and no sum has more digits than both numbers.
-        (Footprint { bytes: bytes - self.fold.body_bytes(), objects: (entries - left) as u64 }, left)
+        let saved = Footprint { bytes: bytes - self.fold.body_bytes(), objects: (entries - left) as u64 };
+        Folded { saved, entries: left, stale }
     }
 }
 
 impl Fold {
     /// One entry, in the form that takes the least room.
-    fn of(Entry { replaces, columns, adds, body }: Entry) -> Self {
+    fn of(Entry { replaces, columns, adds, body, version }: Entry) -> Self {
         match replaces {
-            _ if !adds.is_empty() => Self::Entries(vec![Entry { replaces, columns, adds, body }]),
+            _ if !adds.is_empty() || version.is_some() => Self::Entries(vec![Entry { replaces, columns, adds, body, version }]),
             true => Self::Replace { columns, body },
             false => Self::Set { columns, body },
         }
     }
 
-    fn then(self, later: Entry, added: &[Added]) -> Self {
+    /// The later entry over all of these, and whether it was stale.
+    fn then(self, later: Entry, added: &[Added]) -> (Self, bool) {
         let earlier = match self {
-            Self::Delete => return Self::of(Entry { replaces: true, adds: ColumnSet::EMPTY, ..later }),
+            Self::Delete => return (Self::of(Entry { replaces: true, adds: ColumnSet::EMPTY, ..later }), false),
             Self::Set { columns, body } => Entry::plain(false, columns, body),
             Self::Replace { columns, body } => Entry::plain(true, columns, body),
             Self::Entries(mut entries) => {
@@ -122,16 +140,20 @@ impl Fold {
         Self::on_top_of(Vec::new(), earlier, later, added)
     }
 
-    fn on_top_of(mut before: Vec<Entry>, last: Entry, later: Entry, added: &[Added]) -> Self {
+    fn on_top_of(mut before: Vec<Entry>, last: Entry, later: Entry, added: &[Added]) -> (Self, bool) {
         let mut laid = last.then(later, added, !before.is_empty());
         loop {
             match laid {
                 Laid::Two(last, later) => {
                     before.extend([last, later]);
-                    return Self::Entries(before);
+                    return (Self::Entries(before), false);
+                }
+                Laid::Stale(last) => {
+                    before.push(last);
+                    return (Self::Entries(before), true);
                 }
                 Laid::One(one) => match before.pop() {
-                    None => return Self::of(one),
+                    None => return (Self::of(one), false),
                     Some(earlier) if one.adds.is_empty() => laid = earlier.then(one, &[], !before.is_empty()),
                     Some(earlier) => laid = Laid::Two(earlier, one),
                 },

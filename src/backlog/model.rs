@@ -11,6 +11,8 @@ use crate::save::{Added, Body, Change, CollectionId, Key, LaneId, NumberForm, Sa
 pub(crate) const COLUMNS: u16 = 5;
 /// From here on columns are numbers.
 pub(crate) const NUMBERS: u16 = 3;
+/// Where versioned saves have their version.
+pub(crate) const VERSION: u16 = 2;
 pub(crate) const ROWS: CollectionId = CollectionId(0);
 pub(crate) const LOG: CollectionId = CollectionId(1);
 
@@ -79,12 +81,19 @@ fn plus(stored: &str, amount: &str) -> String {
 impl Model {
     pub(crate) fn execute(&mut self, save: &Save) {
         match &save.change {
+            Change::Set(_) if self.is_stale(&save.key, save.version) => {}
             Change::Set(body) => self.set(&save.key, body, save.adds.len()),
             Change::Delete => drop(self.rows.remove(&save.key)),
             Change::Append(body) => {
                 self.log.push(defaults().into_iter().chain(values(body)).collect());
             }
         }
+    }
+
+    /// Whether the row has a version as high as this. The version is the third column; what is no number there is none.
+    fn is_stale(&self, key: &Key, version: Option<i64>) -> bool {
+        let stored = self.rows.get(key).and_then(|row| row[&VERSION].parse::<i64>().ok());
+        version.is_some_and(|version| stored.is_some_and(|stored| stored >= version))
     }
 
     /// Updates a row, adding the first so many values, or inserts it.
@@ -116,6 +125,9 @@ impl Model {
                 if entry.replaces {
                     self.rows.remove(key);
                 }
+                if self.is_stale(key, entry.version) {
+                    return;
+                }
                 assert!(round == 0 || self.rows.contains_key(key), "a later entry finds the row there");
                 self.set(key, &entry.body, entry.adds.len());
             }
@@ -134,7 +146,7 @@ pub(crate) fn save(key: u8, collection: CollectionId, change: Change) -> Save {
     let columns = change.body().map(|body| values(body).into_iter().map(|(column, _)| column).collect()).unwrap_or_default();
     let key = if collection == LOG { Key::none() } else { Key::from_parts([key.to_string().as_str()]) };
     let accepted_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
-    Save { lane: LaneId(0), collection, key, change, columns, adds: [].into(), batch_left: 0, origin: None, accepted_at }
+    Save { lane: LaneId(0), collection, key, change, columns, adds: [].into(), version: None, batch_left: 0, origin: None, accepted_at }
 }
 
 /// A set whose first members are added to their columns.

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::{prelude::*, sample::Index};
 
 use super::{
-    model::{COLUMNS, LOG, Model, NUMBERS, ROWS, Row, adding, form, save},
+    model::{COLUMNS, LOG, Model, NUMBERS, ROWS, Row, VERSION, adding, form, save},
     *,
 };
 use crate::save::{Change, Save};
@@ -60,10 +60,22 @@ fn any_add() -> impl Strategy<Value = Save> {
     )
 }
 
+/// A save with a version, which may add.
+fn any_versioned() -> impl Strategy<Value = Save> {
+    let plain = (0..4u8, members()).prop_map(|(key, members)| (key, members, 0));
+    let adds = (0..4u8, -9..9i64).prop_map(|(key, amount)| (key, vec![(3, amount.to_string())], 1));
+    (prop_oneof![4 => plain, 1 => adds], 0..9i64).prop_map(|((key, mut members, adds), version)| {
+        members.retain(|(column, _)| *column != VERSION);
+        members.push((VERSION, version.to_string()));
+        Save { version: Some(version), ..adding(key, written(&members, [false; 3]), adds) }
+    })
+}
+
 fn any_save() -> impl Strategy<Value = Save> {
     prop_oneof![
         5 => (0..4u8, body()).prop_map(|(key, body)| save(key, ROWS, Change::Set(body))),
         5 => any_add(),
+        5 => any_versioned(),
         2 => (0..4u8).prop_map(|key| save(key, ROWS, Change::Delete)),
         1 => body().prop_map(|body| save(0, LOG, Change::Append(body))),
     ]
@@ -210,6 +222,26 @@ fn a_full_generation_waits_for_the_end_of_its_batch() {
     assert_eq!((generation.saves, generation.footprint.objects), (4, 4));
     assert_eq!(backlog.after(), Sequence::from_u64(4));
     assert_eq!((backlog.oldest_accepted_at(), generation.oldest_accepted_at.is_some()), (None, true));
+}
+
+/// The entries that versioned saves fold into, and how many of these were stale.
+fn versions(saves: &[(i64, &str)]) -> (Vec<String>, u64) {
+    let saves = (1..).zip(saves).map(|(n, &(version, json))| {
+        let body = Body::parse(json.as_bytes()).expect("a body");
+        Accepted { sequence: Sequence::from_u64(n), save: Save { version: Some(version), ..adding(1, body, 0) } }
+    });
+    let generation = Generation::fold(Sequence::ZERO, saves);
+    let fold = &generation.collections[&ROWS];
+    let Fold::Entries(entries) = &fold.objects[&Key::from_parts(["1"])].fold else { panic!("a version is not plain") };
+    (entries.iter().map(|entry| entry.body.as_str().to_owned()).collect(), fold.superseded)
+}
+
+#[test]
+fn a_versioned_save_folds_only_into_a_higher_one_that_names_all_of_its_columns() {
+    let (one, two, three) = ((1, r#"{"c2":1,"c0":"a"}"#), (2, r#"{"c2":2,"c1":"b"}"#), (3, r#"{"c2":3,"c0":"c","c1":"c"}"#));
+    assert_eq!(versions(&[one, two]), (vec![one.1.to_owned(), two.1.to_owned()], 0));
+    assert_eq!(versions(&[one, two, three]), (vec![three.1.to_owned()], 0));
+    assert_eq!(versions(&[three, two, one, three]), (vec![three.1.to_owned()], 3));
 }
 
 /// The entries that these saves fold into: what is added, marked `+`, and what is set.

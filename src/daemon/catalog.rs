@@ -106,7 +106,7 @@ impl SharedCollections {
     }
 }
 
-fn accepted(entry: Entry, Numbers { collection, columns, adds }: Numbers) -> Accepted {
+fn accepted(entry: Entry, Numbers { collection, columns, adds, version }: Numbers) -> Accepted {
     let record = entry.record;
     let save = Save {
         lane: record.lane,
@@ -115,6 +115,7 @@ fn accepted(entry: Entry, Numbers { collection, columns, adds }: Numbers) -> Acc
         change: record.change,
         columns,
         adds,
+        version,
         batch_left: record.batch_left,
         origin: record.origin,
         accepted_at: record.accepted_at,

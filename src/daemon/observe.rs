@@ -44,6 +44,7 @@ impl Observer {
     pub(super) fn settled(&self, generation: Option<&Generation>, given_up: &[Accepted], written: &Written) {
         for (collection, rows) in &written.collections {
             self.rows(*collection, *rows);
+            self.0.saves_superseded(index(*collection), rows.superseded);
         }
         for save in given_up {
             self.0.saves_failed(index(save.save.collection), 1);
@@ -53,6 +54,7 @@ impl Observer {
             let saves = fold.objects.values().map(|object| object.saves).sum::<u64>();
             self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64);
             self.0.saves_folded(index(*collection), saves + fold.appended.len() as u64 - fold.footprint.objects);
+            self.0.saves_superseded(index(*collection), fold.superseded);
         }
         // A clock that was set back makes no save older than it is.
         let age = generation.oldest_accepted_at.and_then(|at| SystemTime::now().duration_since(at).ok());

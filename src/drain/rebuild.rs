@@ -99,6 +99,7 @@ mod tests {
             change: Change::Delete,
             columns: ColumnSet::default(),
             adds: [].into(),
+            version: None,
             batch_left,
             origin: None,
             accepted_at: SystemTime::UNIX_EPOCH,

@@ -60,7 +60,7 @@ pub(super) fn catalog() -> Catalog {
     let items = vec![
         column("owner", "uuid", ValueForm::Scalar, Some(KeyForm::Uuid)),
         column("slot", "smallint", ValueForm::Scalar, Some(KeyForm::Int2)),
-        column("count", "integer", ValueForm::Scalar, None),
+        CatalogColumn { not_null: false, ..column("count", "integer", ValueForm::Scalar, Some(KeyForm::Int4)) },
     ];
     let events = vec![column("at", "timestamptz", ValueForm::Time, None), column("what", "text", ValueForm::Scalar, None)];
     let view = CatalogTable { kind: TableKind::View, ..table("summary", &[], Vec::new()) };

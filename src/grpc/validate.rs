@@ -60,13 +60,13 @@ pub(super) fn validate(
     let before = findings.violations.total();
     let mut check = Check { path, rules, findings };
     let collection = check.collection(&save.collection)?;
-    let Checked { key, change, columns, adds } = match &save.change {
+    let Checked { key, change, columns, adds, version } = match &save.change {
         Some(ProtoChange::Json(json)) => check.body(collection, &save.key, json, &save.add)?,
         Some(ProtoChange::Delete(_)) => check.delete(collection, &save.key, &save.add)?,
         None => return check.refuse("change", || "is empty: set `json` or `delete`".to_owned()),
     };
     let (lane, collection) = (collection.lane, collection.id);
-    let save = Save { lane, collection, key, change, columns, adds, batch_left: 0, origin: None, accepted_at };
+    let save = Save { lane, collection, key, change, columns, adds, version, batch_left: 0, origin: None, accepted_at };
     (findings.violations.total() == before).then_some(save)
 }
 
@@ -76,6 +76,7 @@ struct Checked {
     change: Change,
     columns: ColumnSet,
     adds: Box<[Added]>,
+    version: Option<i64>,
 }
 
 struct Check<'a, 'f> {
@@ -107,7 +108,7 @@ impl<'a> Check<'a, '_> {
             return self.refuse("add", || "is not for a delete".to_owned());
         }
         let key = self.key(collection, key, &[])?;
-        Some(Checked { key, change: Change::Delete, columns: ColumnSet::EMPTY, adds: [].into() })
+        Some(Checked { key, change: Change::Delete, columns: ColumnSet::EMPTY, adds: [].into(), version: None })
     }
 
     fn body(&mut self, collection: &Collection, key: &[String], json: &[u8], add: &[String]) -> Option<Checked> {
@@ -128,6 +129,10 @@ impl<'a> Check<'a, '_> {
             Mode::Append if key.is_empty() => Key::none(),
             Mode::Append => return self.refuse("key", || format!("is not for {}, whose rows are only added", collection.name)),
         };
+        let version = match collection.version {
+            Some(index) => Some(self.version(&collection.columns[usize::from(index)], &members)?),
+            None => None,
+        };
         let (body, adds) = match add {
             [] => (Body::from_checked(json), [].into()),
             add => self.added(collection, members, add)?,
@@ -136,7 +141,7 @@ impl<'a> Check<'a, '_> {
             return self.refuse("json", || format!("is longer than grpc.body_bytes_max = {max} with the numbers of `add` written out"));
         }
         let change = if collection.mode == Mode::Append { Change::Append(body) } else { Change::Set(body) };
-        Some(Checked { key, change, columns, adds })
+        Some(Checked { key, change, columns, adds, version })
     }
 
     /// The columns that the members name, key columns left out.
@@ -159,6 +164,16 @@ impl<'a> Check<'a, '_> {
             columns.insert(index);
         }
         columns
+    }
+
+    fn version(&mut self, column: &Column, members: &[Member<'_>]) -> Option<i64> {
+        let Some(member) = find(members, column) else {
+            return self.refuse("json", || format!("lacks {}, the version column", column.name));
+        };
+        match Collection::version_of(column, member.value) {
+            Ok(version) => Some(version),
+            Err(error) => self.refuse(InJson(&column.name), || error.to_string()),
+        }
     }
 
     fn key(&mut self, collection: &Collection, parts: &[String], members: &[Member<'_>]) -> Option<Key> {

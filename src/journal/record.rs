@@ -247,6 +247,7 @@ mod tests {
                 change,
                 columns: ColumnSet::default(),
                 adds: (0..adds).map(|column| Added { column, form: None }).collect(),
+                version: None,
                 batch_left,
                 origin: origin.map(|(stream_id, offset)| StreamOrigin { stream_id, offset }),
                 accepted_at: UNIX_EPOCH + Duration::from_millis(at),

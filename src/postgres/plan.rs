@@ -7,7 +7,7 @@ use super::{Action, Failure, array::TextArray, encode::Parameters, statements, s
 use crate::{
     backlog::{AppendedRow, CollectionFold, Entry, Fold, Generation},
     collections::{Collection, Collections},
-    save::{Body, ColumnSet, Key},
+    save::{Body, ColumnIndex, ColumnSet, Key},
 };
 
 /// What a statement does to its rows.
@@ -31,6 +31,8 @@ pub(super) struct Step<'g> {
     pub(super) columns: ColumnSet,
     /// Those of them that are added to.
     pub(super) adds: ColumnSet,
+    /// The version column, if it guards the rows.
+    pub(super) version: Option<ColumnIndex>,
     pub(super) rows: Vec<Row<'g>>,
 }
 
@@ -78,18 +80,19 @@ struct Alike<'g> {
     replaces: bool,
     columns: &'g ColumnSet,
     adds: &'g ColumnSet,
+    versioned: bool,
 }
 
 impl<'g> Alike<'g> {
     /// The entry of this round, if the object has one that sets something.
     fn of(fold: &'g Fold, round: usize) -> Option<(Self, &'g Body)> {
         match fold {
-            Fold::Entries(entries) => {
-                entries.get(round).map(|Entry { replaces, columns, adds, body }| (Self { replaces: *replaces, columns, adds }, body))
-            }
+            Fold::Entries(entries) => entries.get(round).map(|Entry { replaces, columns, adds, body, version }| {
+                (Self { replaces: *replaces, columns, adds, versioned: version.is_some() && !replaces }, body)
+            }),
             _ if round > 0 => None,
-            Fold::Set { columns, body } => Some((Self { replaces: false, columns, adds: &ColumnSet::EMPTY }, body)),
-            Fold::Replace { columns, body } => Some((Self { replaces: true, columns, adds: &ColumnSet::EMPTY }, body)),
+            Fold::Set { columns, body } => Some((Self { replaces: false, columns, adds: &ColumnSet::EMPTY, versioned: false }, body)),
+            Fold::Replace { columns, body } => Some((Self { replaces: true, columns, adds: &ColumnSet::EMPTY, versioned: false }, body)),
             Fold::Delete => None,
         }
     }
@@ -103,10 +106,17 @@ fn set_steps<'g>(collection: &'g Collection, fold: &'g CollectionFold, round: us
     }
     sets.sort_unstable_by_key(|&(alike, key, _)| (alike, key));
     let step = |rows: &[(Alike<'g>, &'g Key, &'g Body)]| {
-        let Alike { replaces, columns, adds } = rows[0].0;
+        let Alike { replaces, columns, adds, versioned } = rows[0].0;
         let operation = if replaces { Operation::Replace } else { Operation::Set };
         let rows = rows.iter().map(|&(_, key, body)| Row { key: Some(key), body: Some(body) }).collect();
-        Step { collection, operation, columns: columns.clone(), adds: adds.clone(), rows }
+        Step {
+            collection,
+            operation,
+            columns: columns.clone(),
+            adds: adds.clone(),
+            version: collection.version.filter(|_| versioned),
+            rows,
+        }
     };
     sets.chunk_by(|a, b| a.0 == b.0).map(step).collect()
 }
@@ -118,6 +128,7 @@ fn append_steps<'g>(collection: &'g Collection, appended: &'g [AppendedRow]) -> 
         operation: Operation::Append,
         columns: rows[0].columns.clone(),
         adds: ColumnSet::EMPTY,
+        version: None,
         rows: rows.iter().map(|row| Row { key: None, body: Some(&row.body) }).collect(),
     })
 }
@@ -126,7 +137,14 @@ fn delete_step<'g>(collection: &'g Collection, fold: &'g CollectionFold) -> Opti
     let deleted = fold.objects.iter().filter(|(_, object)| object.fold == Fold::Delete);
     let mut rows: Vec<_> = deleted.map(|(key, _)| Row { key: Some(key), body: None }).collect();
     rows.sort_unstable_by_key(|row| row.key);
-    (!rows.is_empty()).then_some(Step { collection, operation: Operation::Delete, columns: ColumnSet::EMPTY, adds: ColumnSet::EMPTY, rows })
+    (!rows.is_empty()).then_some(Step {
+        collection,
+        operation: Operation::Delete,
+        columns: ColumnSet::EMPTY,
+        adds: ColumnSet::EMPTY,
+        version: None,
+        rows,
+    })
 }
 
 impl<'g> Step<'g> {
@@ -138,7 +156,7 @@ impl<'g> Step<'g> {
         match self.operation {
             Operation::Set | Operation::Replace => {
                 let replace = self.operation == Operation::Replace;
-                statements::upsert(self.collection, Upsert { set: &self.columns, adds: &self.adds, replace })
+                statements::upsert(self.collection, Upsert { set: &self.columns, adds: &self.adds, replace, version: self.version })
             }
             Operation::Delete => statements::delete(self.collection),
             Operation::Append if self.columns.is_empty() => statements::append_defaults(self.collection),

@@ -57,6 +57,8 @@ pub struct RowsWritten {
     pub updated: u64,
     /// Objects that were not.
     pub inserted: u64,
+    /// Entries of objects that had a version as high already; they changed nothing.
+    pub superseded: u64,
     /// Objects that were there and are no more.
     pub deleted: u64,
     /// Rows added to an append collection.
@@ -101,7 +103,14 @@ enum Meaning {
     /// 22012 means: the position row is not as expected.
     Fence,
     /// Rows of a collection.
-    Rows { collection: CollectionId, name: Arc<str>, operation: Operation, sent: u64 },
+    Rows {
+        collection: CollectionId,
+        name: Arc<str>,
+        operation: Operation,
+        /// Another writer may have been there in between: the same again shows what it did.
+        versioned: bool,
+        sent: u64,
+    },
     /// So many rows of our own tables.
     Own { table: &'static str, rows: i64 },
 }
@@ -260,8 +269,8 @@ impl Writer {
         let (committed, read_back) = (flight.land(Phase::CommitSent).await, flight.land(Phase::CommitSent).await);
         committed.expect("it was sent").map_err(|refusal| ApplyError::from(refusal.failure))?;
         match read_back.expect("it was sent") {
-            Ok(((), [position, 1])) if position == position::as_int8(through) => Ok(()),
-            Ok(((), [position, 1])) if before.is_some_and(|before| position == position::as_int8(before)) => {
+            Ok(((), [position, 1, _])) if position == position::as_int8(through) => Ok(()),
+            Ok(((), [position, 1, _])) if before.is_some_and(|before| position == position::as_int8(before)) => {
                 // Seen with COMMIT in a failed transaction: answered by ROLLBACK, without an error.
                 Err(ApplyError::Failed(Failure::local(Action::Reconnect, "Postgres rolled back instead of committing")))
             }
@@ -307,6 +316,7 @@ async fn send_step<'c>(
             collection: step.collection.id,
             name: Arc::clone(&step.collection.name),
             operation: step.operation,
+            versioned: step.version.is_some(),
             sent: portion.len() as u64,
         };
         make_room(flight, bytes, written).await?;
@@ -335,6 +345,9 @@ async fn land_one(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Re
         Some(Ok((meaning, counts))) => hold_against(meaning, counts, written).map(|()| true),
         Some(Err(Refusal { meaning, failure })) => Err(match meaning {
             Meaning::Fence if failure.sqlstate.as_deref() == Some("22012") => ApplyError::Fence,
+            Meaning::Rows { name, versioned: true, .. } if failure.sqlstate.as_deref() == Some("23505") => {
+                Failure { action: Action::RetryThenHalve, ..failure }.of(&name).into()
+            }
             Meaning::Rows { name, .. } => failure.of(&name).into(),
             _ => failure.into(),
         }),
@@ -349,17 +362,23 @@ fn hold_against(meaning: Meaning, counts: Counts, written: &mut Written) -> Resu
             let message = format!("forebay.{table}: {rows} rows were sent, {} arrived", counts[1]);
             Err(Failure::local(Action::Halve, message).into())
         }
-        Meaning::Rows { collection, name, operation, sent } => {
-            let [first, second] = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+        Meaning::Rows { collection, name, operation, versioned, sent } => {
+            let [first, second, superseded] = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
             let complete = match operation {
                 Operation::Delete => first <= sent,
-                Operation::Set | Operation::Replace | Operation::Append => first.checked_add(second) == Some(sent),
+                Operation::Set | Operation::Replace | Operation::Append => {
+                    first.checked_add(second).and_then(|rows| rows.checked_add(superseded)) == Some(sent)
+                }
             };
             if !complete {
-                return Err(swallowed(&name, sent, first.saturating_add(second)).into());
+                let swallowed = swallowed(&name, sent, first.saturating_add(second).saturating_add(superseded));
+                let action = if versioned { Action::RetryThenHalve } else { swallowed.action };
+                return Err(Failure { action, ..swallowed }.into());
             }
             written.statements += 1;
-            written.collections.entry(collection).or_default().add(operation, first, second);
+            let rows = written.collections.entry(collection).or_default();
+            rows.add(operation, first, second);
+            rows.superseded += superseded;
             Ok(())
         }
     }

@@ -116,6 +116,7 @@ pub(super) const NAMED_KEYS: &[NamedKey] = named_keys! {
     collections.NAME.table: Maybe(Text);
     collections.NAME.key: Maybe(Names);
     collections.NAME.mode: Choice(&MODES);
+    collections.NAME.version_column: Maybe(Text);
 };
 
 const SYNCHRONOUS_COMMIT: [(&str, SynchronousCommit); 4] = [

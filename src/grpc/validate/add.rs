@@ -41,6 +41,9 @@ impl Check<'_, '_> {
         if collection.is_key(index) {
             return self.refuse(field, || "is a key column, which nothing is added to".to_owned());
         }
+        if collection.version == Some(index) {
+            return self.refuse(field, || "is the version column, which is only set".to_owned());
+        }
         let Some(form) = column.number else {
             return self.refuse(field, || format!("is {}: only integer and numeric columns are added to", column.cast));
         };

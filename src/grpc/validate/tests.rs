@@ -1,5 +1,9 @@
 use super::*;
-use crate::{grpc::fixtures, proto::save::Change as ProtoChange};
+use crate::{
+    collections::{CollectionRules, CollectionSettings},
+    grpc::fixtures,
+    proto::save::Change as ProtoChange,
+};
 
 fn save(collection: &str, key: &[&str], json: &str) -> proto::Save {
     proto::Save {
@@ -15,8 +19,11 @@ fn delete(collection: &str, key: &[&str]) -> proto::Save {
 }
 
 fn check(save: &proto::Save) -> Result<Save, Findings> {
-    let collections = fixtures::collections();
-    let rules = Rules { collections: &collections, body_bytes_max: 200, key_bytes_max: 40 };
+    check_against(&fixtures::collections(), save)
+}
+
+fn check_against(collections: &Collections, save: &proto::Save) -> Result<Save, Findings> {
+    let rules = Rules { collections, body_bytes_max: 200, key_bytes_max: 40 };
     let mut findings = Findings::default();
     let checked = validate(save, Path::Nth(3), &rules, SystemTime::UNIX_EPOCH, &mut findings);
     checked.ok_or(findings)
@@ -215,4 +222,44 @@ fn what_can_not_be_added_is_refused() {
     assert_refused(&proto::Save { add: vec!["level".to_owned()], ..delete("players", &["1"]) }, "saves[3].add", "not for a delete");
     let event = proto::Save { add: vec!["what".to_owned()], ..save("events", &[], r#"{"what": "1"}"#) };
     assert_refused(&event, "saves[3].add", "only added");
+}
+
+/// Collections of which `items` has its column `count` as the version.
+fn versioned(column: &str) -> Collections {
+    let settings = CollectionSettings { version_column: Some(column.to_owned()), ..CollectionSettings::default() };
+    let rules = CollectionRules { schemas: vec!["public".to_owned()], named: [("items".to_owned(), settings)].into() };
+    Collections::build(&fixtures::catalog(), &rules, &Collections::default())
+}
+
+#[test]
+fn a_save_of_a_versioned_collection_names_its_version() {
+    let collections = versioned("count");
+    let key = ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "2"];
+    let version = |json: &str| check_against(&collections, &save("items", &key, json)).map(|save| save.version);
+    assert_eq!(version(r#"{"count": 7}"#).ok(), Some(Some(7)));
+    assert_eq!(version(r#"{"count": "-8"}"#).ok(), Some(Some(-8)));
+    assert_eq!(check_against(&collections, &delete("items", &key)).ok().map(|save| save.version), Some(None));
+    for (json, field, why) in [
+        (r#"{"slot": 2}"#, "saves[3].json", "lacks count, the version column"),
+        (r#"{"count": null}"#, "saves[3].json.count", "can't be null"),
+        (r#"{"count": 1.0}"#, "saves[3].json.count", "takes an integer"),
+        (r#"{"count": 2147483648}"#, "saves[3].json.count", "takes an integer"),
+        (r#"{"count": true}"#, "saves[3].json.count", "takes an integer"),
+    ] {
+        let told = version(json).expect_err("refused").violations.into_list().swap_remove(0);
+        assert_eq!(told.field, field);
+        assert!(told.description.contains(why), "{}", told.description);
+    }
+    let added = proto::Save { add: vec!["count".to_owned()], ..save("items", &key, r#"{"count": 1}"#) };
+    let told = check_against(&collections, &added).expect_err("refused").violations.into_list().swap_remove(0);
+    assert_eq!(told.description, "is the version column, which is only set");
+}
+
+#[test]
+fn a_version_column_that_is_none_makes_no_collection() {
+    for (column, why) in [("amount", "it has no column \"amount\""), ("slot", "is part of the key")] {
+        let collections = versioned(column);
+        let refused = collections.refused().iter().find(|table| table.name == "items").expect("refused");
+        assert!(refused.named && refused.reason.contains(why), "{}", refused.reason);
+    }
 }

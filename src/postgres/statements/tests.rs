@@ -40,7 +40,7 @@ fn set(columns: &[ColumnIndex]) -> ColumnSet {
 }
 
 fn upsert_of(collection: &Collection, columns: &[ColumnIndex], replace: bool) -> String {
-    upsert(collection, Upsert { set: &set(columns), adds: &ColumnSet::EMPTY, replace })
+    upsert(collection, Upsert { set: &set(columns), adds: &ColumnSet::EMPTY, replace, version: None })
 }
 
 #[test]
@@ -62,9 +62,27 @@ fn a_replace_gives_every_other_column_its_default() {
 #[test]
 fn what_is_added_is_added_to_the_row_that_is_there_and_inserted_as_it_is() {
     let collections = collections(Identity::No);
-    let sql = upsert(collections.named("t").expect("a collection"), Upsert { set: &set(&[1, 3]), adds: &set(&[3]), replace: false });
+    let sql = upsert(
+        collections.named("t").expect("a collection"),
+        Upsert { set: &set(&[1, 3]), adds: &set(&[3]), replace: false, version: None },
+    );
     assert!(sql.contains(r#"set "a" = u.c2, "c""d" = coalesce(t."c""d", 0) + u.c3 from u"#), "{sql}");
     assert!(sql.contains(r#"("k", "a", "c""d") select u.c1, u.c2, u.c3 from u"#), "{sql}");
+}
+
+#[test]
+fn a_version_guards_the_row_that_is_there() {
+    let collections = collections(Identity::No);
+    let sql = upsert(
+        collections.named("t").expect("a collection"),
+        Upsert { set: &set(&[1, 2]), adds: &ColumnSet::EMPTY, replace: false, version: Some(2) },
+    );
+    assert!(sql.contains(r#"from u where t."k" = u.c1 and (t."b" is null or t."b" < u.c3) returning u.n"#), "{sql}");
+    assert!(sql.contains(r#"from u where not exists (select from "s"."t" as t where t."k" = u.c1) order by"#), "{sql}");
+    assert!(
+        sql.ends_with(r#"(select count(*) from u where exists (select from "s"."t" as t where t."k" = u.c1 and t."b" >= u.c3))"#),
+        "{sql}"
+    );
 }
 
 #[test]

@@ -1,41 +1,10 @@
 //! `add`: what the fold sums is what Postgres would have summed.
 
 use super::*;
-use crate::save::{Accepted, Change, LaneId, NumberForm, Save};
+use crate::save::{Change, NumberForm, Save};
 
 const TABLE: &str = "(id int8 primary key, name text default 'nobody', gold int4 default 5, gems numeric(6,2) default 1.5,
     dust numeric, odd numeric(4,-2) default 300)";
-
-impl Lane<'_> {
-    /// A save of this body, of which the first members are added.
-    fn save(&self, collection: &str, key: &str, json: &str, adds: usize) -> Save {
-        let body = Body::parse(json.as_bytes()).expect("a body");
-        let numbers = self.collections.numbers(collection, Some(&body), adds).expect("known names");
-        Save {
-            lane: LaneId(0),
-            collection: numbers.collection,
-            key: Key::from_parts([key]),
-            change: Change::Set(body),
-            columns: numbers.columns,
-            adds: numbers.adds,
-            batch_left: 0,
-            origin: None,
-            accepted_at: SystemTime::UNIX_EPOCH,
-        }
-    }
-
-    /// Applies saves as one generation; nothing has changed if Postgres would not take it.
-    async fn apply_saves(&mut self, saves: impl IntoIterator<Item = Save>) -> Result<Written, ApplyError> {
-        let after = self.position;
-        let accepted = (1..).zip(saves).map(|(n, save)| Accepted { sequence: after.plus(n), save });
-        let generation = Generation::fold(after, accepted);
-        let through = generation.through;
-        let work = Work { collections: &self.collections, after, through, generation: Some(&generation), failed: &[], statement_rows: 3 };
-        let written = self.writer.apply(&work).await?;
-        self.position = through;
-        Ok(written)
-    }
-}
 
 #[tokio::test]
 async fn an_add_changes_the_row_that_is_there_and_is_the_value_of_a_new_one() {
