@@ -131,7 +131,7 @@ pub struct Limits {
     pub awaiting_calls: Arc<Limit>,
     /// `grpc.save_streams_max`
     pub save_streams: Arc<Limit>,
-    /// `request_ids.count_max`: streams remembered by id.
+    /// `request_ids.count_max`: streams and request ids that are remembered.
     pub request_ids: Arc<Limit>,
     /// `failed.saves_max`: open rows of `forebay.failed_save`.
     pub failed_saves: Arc<Limit>,

@@ -111,6 +111,20 @@ pub struct StreamOrigin {
     pub offset: u64,
 }
 
+/// Makes a repeated unary call known again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// The client's id, at most [`RequestId::BYTES_MAX`] long.
+    pub id: Box<str>,
+    /// What the whole call saves, as a hash: the same id with another one is a mistake.
+    pub fingerprint: [u8; 16],
+}
+
+impl RequestId {
+    /// The longest id.
+    pub const BYTES_MAX: usize = 256;
+}
+
 /// One validated request to change one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Save {
@@ -132,6 +146,8 @@ pub struct Save {
     pub batch_left: u32,
     /// Set for saves of a stream that was opened with an id.
     pub origin: Option<StreamOrigin>,
+    /// Set for the first save of a unary call that carried a request id.
+    pub request_id: Option<Box<RequestId>>,
     /// When the front door took it, to the millisecond.
     pub accepted_at: SystemTime,
 }

@@ -146,7 +146,19 @@ pub(crate) fn save(key: u8, collection: CollectionId, change: Change) -> Save {
     let columns = change.body().map(|body| values(body).into_iter().map(|(column, _)| column).collect()).unwrap_or_default();
     let key = if collection == LOG { Key::none() } else { Key::from_parts([key.to_string().as_str()]) };
     let accepted_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
-    Save { lane: LaneId(0), collection, key, change, columns, adds: [].into(), version: None, batch_left: 0, origin: None, accepted_at }
+    Save {
+        lane: LaneId(0),
+        collection,
+        key,
+        change,
+        columns,
+        adds: [].into(),
+        version: None,
+        batch_left: 0,
+        origin: None,
+        request_id: None,
+        accepted_at,
+    }
 }
 
 /// A set whose first members are added to their columns.

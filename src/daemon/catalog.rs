@@ -118,6 +118,7 @@ fn accepted(entry: Entry, Numbers { collection, columns, adds, version }: Number
         version,
         batch_left: record.batch_left,
         origin: record.origin,
+        request_id: record.request_id,
         accepted_at: record.accepted_at,
     };
     Accepted { sequence: entry.sequence, save }

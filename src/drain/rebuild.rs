@@ -102,6 +102,7 @@ mod tests {
             version: None,
             batch_left,
             origin: None,
+            request_id: None,
             accepted_at: SystemTime::UNIX_EPOCH,
         }
     }

@@ -66,7 +66,7 @@ pub(super) fn validate(
         None => return check.refuse("change", || "is empty: set `json` or `delete`".to_owned()),
     };
     let (lane, collection) = (collection.lane, collection.id);
-    let save = Save { lane, collection, key, change, columns, adds, version, batch_left: 0, origin: None, accepted_at };
+    let save = Save { lane, collection, key, change, columns, adds, version, batch_left: 0, origin: None, request_id: None, accepted_at };
     (findings.violations.total() == before).then_some(save)
 }
 

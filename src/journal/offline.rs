@@ -137,6 +137,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     add: Vec<String>,
     batch_left: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
     accepted_at: String,
 }
 
@@ -159,6 +161,7 @@ fn write_line(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
         body,
         add: added.map(|member| member.name.into_owned()).collect(),
         batch_left: record.batch_left,
+        request_id: record.request_id.as_deref().map(|request| &*request.id),
         accepted_at,
     };
     // A body may span lines; a line of the export may not.

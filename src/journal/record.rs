@@ -6,13 +6,15 @@
 //! |-------------|------------------------|--------------------------------------------------------------|
 //! | length      | varint                 | bytes that follow                                            |
 //! | flags       | u8                     | bits 0-1: set, delete, append; bit 2: has an origin;         |
-//! |             |                        | bit 5: has adds; bits 3 and 4 are kept for request id and    |
-//! |             |                        | callback                                                     |
+//! |             |                        | bit 3: has a request id; bit 5: has adds;                    |
+//! |             |                        | bit 4 is kept for the callback                               |
 //! | lane        | varint                 |                                                              |
 //! | batch left  | varint                 | saves of the same atomic batch that follow                   |
 //! | accepted at | varint                 | milliseconds since 1970                                      |
 //! | origin      | 16 bytes, varint       | stream id, offset; if flagged                                |
 //! | adds        | varint                 | so many first members of the body are added; if flagged      |
+//! | request id  | varint, bytes,         | UTF-8; the fingerprint of the whole call; if flagged         |
+//! |             | 16 bytes               |                                                              |
 //! | collection  | varint, bytes          | UTF-8                                                        |
 //! | key         | varint, bytes          | as [`Key::as_bytes`]                                         |
 //! | body        | the rest               | JSON; none for a delete                                      |
@@ -21,13 +23,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::save::{Body, Change, Key, LaneId, Save, Sequence, StreamOrigin};
+use crate::save::{Body, Change, Key, LaneId, RequestId, Save, Sequence, StreamOrigin};
 
 const KIND: u8 = 0b11;
 const SET: u8 = 0;
 const DELETE: u8 = 1;
 const APPEND: u8 = 2;
 const ORIGIN: u8 = 1 << 2;
+const REQUEST_ID: u8 = 1 << 3;
 const ADDS: u8 = 1 << 5;
 
 /// A save as the journal holds it.
@@ -47,6 +50,8 @@ pub struct Record {
     pub batch_left: u32,
     /// Where it came from, if its stream has an id.
     pub origin: Option<StreamOrigin>,
+    /// The request id of its call, whose first save this is.
+    pub request_id: Option<Box<RequestId>>,
     /// When the front door took it, to the millisecond.
     pub accepted_at: SystemTime,
 }
@@ -81,10 +86,17 @@ pub(super) fn encode(save: &Save, collection: &str, out: &mut Vec<u8>) {
     let mut head = [0; HEAD_BYTES_MAX];
     let head = write_head(save, &mut head);
     let key = save.key.as_bytes();
-    let length = head.len() + varint_length(collection.len()) + collection.len() + varint_length(key.len()) + key.len() + body.len();
+    let request_id = save.request_id.as_deref().map_or(0, |request| varint_length(request.id.len()) + request.id.len() + 16);
+    let length =
+        head.len() + request_id + varint_length(collection.len()) + collection.len() + varint_length(key.len()) + key.len() + body.len();
     out.reserve(length + VARINT_BYTES_MAX);
     put_varint(length as u64, out);
     out.extend_from_slice(head);
+    if let Some(RequestId { id, fingerprint }) = save.request_id.as_deref() {
+        put_varint(id.len() as u64, out);
+        out.extend_from_slice(id.as_bytes());
+        out.extend_from_slice(fingerprint);
+    }
     put_varint(collection.len() as u64, out);
     out.extend_from_slice(collection.as_bytes());
     put_varint(key.len() as u64, out);
@@ -95,7 +107,7 @@ pub(super) fn encode(save: &Save, collection: &str, out: &mut Vec<u8>) {
 const VARINT_BYTES_MAX: usize = 10;
 const HEAD_BYTES_MAX: usize = 1 + 5 * VARINT_BYTES_MAX + 16;
 
-/// Everything before the collection: of bounded size, so that the record's length is known before it is written.
+/// Everything before the request id: of bounded size, so that the record's length is known before it is written.
 fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
     let kind = match save.change {
         Change::Set(_) => SET,
@@ -104,7 +116,8 @@ fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
     };
     let mut cursor = Cursor { bytes: head, length: 0 };
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-    cursor.push(&[kind | flag(save.origin.is_some(), ORIGIN) | flag(!save.adds.is_empty(), ADDS)]);
+    let request_id = flag(save.request_id.is_some(), REQUEST_ID);
+    cursor.push(&[kind | flag(save.origin.is_some(), ORIGIN) | request_id | flag(!save.adds.is_empty(), ADDS)]);
     cursor.varint(u64::from(save.lane.0));
     cursor.varint(u64::from(save.batch_left));
     cursor.varint(milliseconds(save.accepted_at));
@@ -144,7 +157,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
     let length = take_length(bytes)?;
     let mut rest = take(bytes, length)?;
     let flags = take(&mut rest, 1)?[0];
-    if flags & !(KIND | ORIGIN | ADDS) != 0 || flags & KIND > APPEND {
+    if flags & !(KIND | ORIGIN | REQUEST_ID | ADDS) != 0 || flags & KIND > APPEND {
         return Err(RecordError::Flags(flags));
     }
     let lane = take_varint(&mut rest)?.try_into().map_err(|_| RecordError::Number)?;
@@ -152,6 +165,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
     let accepted_at = UNIX_EPOCH.checked_add(Duration::from_millis(take_varint(&mut rest)?)).ok_or(RecordError::Number)?;
     let origin = if flags & ORIGIN != 0 { Some(take_origin(&mut rest)?) } else { None };
     let adds = if flags & ADDS != 0 { take_length(&mut rest)? } else { 0 };
+    let request_id = if flags & REQUEST_ID != 0 { Some(take_request_id(&mut rest)?.into()) } else { None };
     let length = take_length(&mut rest)?;
     let collection = std::str::from_utf8(take(&mut rest, length)?).map_err(|_| RecordError::Text)?.to_owned();
     let length = take_length(&mut rest)?;
@@ -161,7 +175,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
         APPEND => Change::Append(take_body(rest)?),
         _ => Change::Delete,
     };
-    Ok(Record { lane: LaneId(lane), collection, key, change, adds, batch_left, origin, accepted_at })
+    Ok(Record { lane: LaneId(lane), collection, key, change, adds, batch_left, origin, request_id, accepted_at })
 }
 
 /// The front door has checked the JSON, and the chunk's checksum says that these are its bytes.
@@ -173,6 +187,13 @@ fn take_body(bytes: &[u8]) -> Result<Body, RecordError> {
 fn take_origin(bytes: &mut &[u8]) -> Result<StreamOrigin, RecordError> {
     let stream_id = take(bytes, 16)?.try_into().map_err(|_| RecordError::Short)?;
     Ok(StreamOrigin { stream_id, offset: take_varint(bytes)? })
+}
+
+fn take_request_id(bytes: &mut &[u8]) -> Result<RequestId, RecordError> {
+    let length = take_length(bytes)?;
+    let id = std::str::from_utf8(take(bytes, length)?).map_err(|_| RecordError::Text)?.into();
+    let fingerprint = take(bytes, 16)?.try_into().map_err(|_| RecordError::Short)?;
+    Ok(RequestId { id, fingerprint })
 }
 
 fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], RecordError> {
@@ -238,6 +259,7 @@ mod tests {
             batch_left: u32,
             adds in prop_oneof![Just(0), 0..1_600_u16],
             origin in prop::option::of(any::<([u8; 16], u64)>()),
+            request_id in prop::option::of(("\\PC{0,80}", any::<[u8; 16]>())),
             at in 0..1u64 << 45,
         ) -> Save {
             Save {
@@ -250,6 +272,7 @@ mod tests {
                 version: None,
                 batch_left,
                 origin: origin.map(|(stream_id, offset)| StreamOrigin { stream_id, offset }),
+                request_id: request_id.map(|(id, fingerprint)| RequestId { id: id.into(), fingerprint }.into()),
                 accepted_at: UNIX_EPOCH + Duration::from_millis(at),
             }
         }
@@ -264,8 +287,8 @@ mod tests {
             }
             let mut rest = &bytes[..];
             for (save, name) in saves {
-                let Save { lane, key, change, adds, batch_left, origin, accepted_at, .. } = save;
-                let expected = Record { lane, collection: name, key, change, adds: adds.len(), batch_left, origin, accepted_at };
+                let Save { lane, key, change, adds, batch_left, origin, request_id, accepted_at, .. } = save;
+                let expected = Record { lane, collection: name, key, change, adds: adds.len(), batch_left, origin, request_id, accepted_at };
                 prop_assert_eq!(decode(&mut rest), Ok(expected));
             }
             prop_assert!(rest.is_empty());
@@ -291,7 +314,7 @@ mod tests {
 
     #[test]
     fn flags_of_a_later_version_are_refused() {
-        assert_eq!(decode(&mut &[5, 0b1000, 0, 0, 0, 0][..]), Err(RecordError::Flags(0b1000)));
+        assert_eq!(decode(&mut &[5, 0b1_0000, 0, 0, 0, 0][..]), Err(RecordError::Flags(0b1_0000)));
         assert_eq!(decode(&mut &[5, 3, 0, 0, 0, 0][..]), Err(RecordError::Flags(3)));
     }
 }

@@ -198,6 +198,7 @@ impl Lane<'_> {
             version: numbers.version,
             batch_left: 0,
             origin: None,
+            request_id: None,
             accepted_at: SystemTime::UNIX_EPOCH,
         }
     }

@@ -171,7 +171,7 @@ mod tests {
         let hundreds = NumberForm::Numeric { precision: 3, scale: -2 };
         assert_eq!(
             (amount(hundreds, "150"), amount(hundreds, "149"), amount(hundreds, "-99949")),
-            ("200".into(), "0".into(), "-99900".into())
+            ("200".into(), "100".into(), "-99900".into())
         );
         let tiny = NumberForm::Numeric { precision: 2, scale: 4 };
         assert_eq!(amount(tiny, "0.00994"), "0.0099");

@@ -105,6 +105,7 @@ pub(super) const KEYS: &[Key] = keys! {
     postgres.tcp_user_timeout: Time(SECOND..=HOUR);
     failed.saves_max: Count(1..=100_000_000);
     request_ids.count_max: Count(1..=100_000_000);
+    request_ids.retention: Time(SECOND..=30 * DAY);
     stop.drain_timeout: Time(Duration::ZERO..=DAY);
     stop.timeout: Time(SECOND..=DAY);
     log.level: LogFilter;

@@ -82,7 +82,6 @@ async fn fields_whose_time_has_not_come_are_named_and_not_ignored() {
     let persisted = Durability::Persisted.into();
     for (save, name) in [
         (SaveRequest { durability: persisted, ..request(player(1)) }, "durability PERSISTED"),
-        (SaveRequest { request_id: "x".to_owned(), ..request(player(1)) }, "request_id"),
         (SaveRequest { callback: "x".to_owned(), ..request(player(1)) }, "callback"),
     ] {
         let status = soon(client.save(save)).await.expect_err("it is refused");
@@ -90,7 +89,6 @@ async fn fields_whose_time_has_not_come_are_named_and_not_ignored() {
     }
     for save in [
         SaveBatchRequest { durability: persisted, ..batch(vec![player(1)]) },
-        SaveBatchRequest { request_id: "x".to_owned(), ..batch(vec![player(1)]) },
         SaveBatchRequest { callback: "x".to_owned(), ..batch(vec![player(1)]) },
     ] {
         let status = soon(client.save_batch(save)).await.expect_err("it is refused");
