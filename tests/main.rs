@@ -4,6 +4,7 @@ mod architecture;
 mod bad_input;
 mod kills;
 mod limits;
+mod modes;
 mod outages;
 mod pipe;
 mod programs;

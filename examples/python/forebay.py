@@ -6,6 +6,7 @@
     with forebay.Client("127.0.0.1:7420") as client:
         client.save("players", 42, {"name": "Ann", "gold": Decimal("7.50")})  # durable when this returns
         client.save("players", 41, delete=True)
+        client.save("players", 42, {"gold": 5}, add=["gold"], request_id=str(uuid.uuid4()))  # exactly once
         client.save_batch([forebay.Save("items", [42, 1], {"kind": "sword"}), forebay.Save("items", [42, 2], delete=True)])
         client.flush()                                                        # now it is in Postgres
 
@@ -13,7 +14,8 @@ A key is a scalar, or a list of the primary key's parts in their order; () if th
 takes new rows. Values name the columns to set; the others keep what they hold. Decimals keep every digit.
 
 `Refused` is yours to fix; `Unavailable` was certainly not accepted (the client has tried again); `OutcomeUnknown` may
-have been: save again, unless saving twice is worse. A client may be shared by threads; keep it, it is the connection.
+have been: save again, unless saving twice is worse. With a request id (new for every call) it never is: the daemon
+recognises the call, and the client repeats it by itself. A client may be shared by threads; keep it, it is the connection.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import random
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from json.encoder import encode_basestring
@@ -83,18 +85,19 @@ class OutcomeUnknown(Error):
 
 @dataclass(frozen=True)
 class Save:
-    """One save: sets the columns that `values` names, or deletes the object."""
+    """One save: sets the columns that `values` names, adding those in `add` to what is there, or deletes the object."""
 
     collection: str
     key: Any
     values: Mapping[str, Any] | None = None
     delete: bool = False
+    add: Sequence[str] = ()
 
     def _message(self) -> Any:
         if self.delete == (self.values is not None):
             raise ValueError("a save takes either values or delete=True")
         parts = self.key if isinstance(self.key, (list, tuple)) else [self.key]
-        message = _messages.Save(collection=self.collection, key=[_text(part) for part in parts])
+        message = _messages.Save(collection=self.collection, key=[_text(part) for part in parts], add=self.add)
         if self.delete:
             message.delete.SetInParent()
         else:
@@ -110,15 +113,25 @@ class Client:
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
 
     def save(
-        self, collection: str, key: Any, values: Mapping[str, Any] | None = None, delete: bool = False, *, timeout: float | None = None
+        self,
+        collection: str,
+        key: Any,
+        values: Mapping[str, Any] | None = None,
+        delete: bool = False,
+        *,
+        add: Sequence[str] = (),
+        request_id: str = "",
+        timeout: float | None = None,
     ) -> str:
         """Saves one object; durable when this returns. Returns the save's ticket."""
-        save = Save(collection, key, values, delete)._message()
-        return self._call(_SAVE, "Save", _messages.SaveRequest(save=save), timeout).ticket
+        save = Save(collection, key, values, delete, add)._message()
+        return self._call(_SAVE, "Save", _messages.SaveRequest(save=save, request_id=request_id), timeout).ticket
 
-    def save_batch(self, saves: Iterable[Save], atomic: bool = False, *, timeout: float | None = None) -> list[str]:
+    def save_batch(
+        self, saves: Iterable[Save], atomic: bool = False, *, request_id: str = "", timeout: float | None = None
+    ) -> list[str]:
         """Saves many objects in order, accepted all or none; `atomic`: committed all or none too. Returns their tickets."""
-        batch = _messages.SaveBatchRequest(saves=[save._message() for save in saves], atomic=atomic)
+        batch = _messages.SaveBatchRequest(saves=[save._message() for save in saves], atomic=atomic, request_id=request_id)
         return [result.ticket for result in self._call(_SAVE, "SaveBatch", batch, timeout).results]
 
     def flush(self, collections: Iterable[str] = (), *, timeout: float | None = None) -> int:
@@ -140,7 +153,7 @@ class Client:
         self.close()
 
     def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
-        """Calls, and calls again what was certainly not accepted.
+        """Calls, and calls again what was certainly not accepted; with a request id, also what may have been.
 
         Not left to the retry policy of gRPC: that goes by the status code alone, and UNAVAILABLE is also the code of a
         connection that broke after the daemon took the save.
@@ -150,6 +163,7 @@ class Client:
         call = self._channel.unary_unary(
             f"/{service}/{method}", request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
         )
+        again_after = (Unavailable, OutcomeUnknown) if getattr(request, "request_id", "") else Unavailable
         backoff = BACKOFF_MIN_S
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
@@ -157,7 +171,7 @@ class Client:
             except grpc.RpcError as failure:
                 error = _error(failure)
                 wait = _pushback(failure, backoff * random.uniform(0.5, 1))
-                again = isinstance(error, Unavailable) and attempt < ATTEMPTS_MAX and wait is not None
+                again = isinstance(error, again_after) and attempt < ATTEMPTS_MAX and wait is not None
                 if not again or time.monotonic() + wait >= deadline:
                     raise error from failure
             time.sleep(wait)
@@ -274,41 +288,42 @@ class _Messages:
 
 # Written by embed.py from proto/forebay/v1 and google_rpc.proto: a FileDescriptorSet, compressed.
 _DESCRIPTORS = """
-c-q|>O>ZMfbvw3W``O8OI`ffu=WBa*huvW}vy)*z2X=5`Co$vL*|syISwL3D-O2Qh-JR`jCmX~8At9|02M$QfjT=IoxWWkuaY91k7jWUi0dayeufE*XA5Jo>
-IdSWH?^V^SSMR$TzR1DFJ=e2#jpI9qcklSdp|yPAxq+(!2QMGq)qbf!wu>nB8o<CE4y{38yUwC=LwUWZOAxgJnP=AV;>?W<BFLwD0kWU^NSi_0^5#oA9jR}^
-tZ5Ccz*@{AytJY&hr2D;DF$gd4O!JN&BYvB6+c%CFgti^IQy1{UyNSsLw?<`hhxuDt5EPi8~TBP8!#p(V|E0`4?M$m0_2n*K|s_+$d4@FH});cb5R$=+fM-M
-W6#*Nhjws`dt9pT=(W{mtJ!<f-)VQZ8*9z=W}{wtNxcZ?C0zGOdkw(~E`31)Z#VRAv)e<=%<bPPQ0m!(XI9XqOkRP-UUThXqu1~DYQ08md0Z!g-EOq&&GrWF
-fK0_OlRebSun@tm*P1OvWD=9=&F)%FuOlv-*lMT!u-$pwuH;rXVBWM2rF+{}KDi}Eh`B@6=uW6y_xb1H-QUi@IwyQ|cXyT&-h+R>3Rh#Q*!L~(&>p0yWHnuD
-t4sT?yFawp=DXv)JBD-2QP<<Bz{Z;mjL`uj(0+}VK(t)9J{u!KeHF4~WvW4?m5QvQl#F84cLB_aR#1JKU%3=f=LuGqDAlU~9^0sIn_Sh39MUw23J;9oaMu_-
-qc(ynEXLX~lo_A?0qU)#UV_<xDi2q7K2qO;9J2w&)n%D0N!xTrrD{+%EpvP@v<En3JQef^O#8C}6|(oL5e%LRLEXZA5a#3dnN&$JG~v?-+>t$?3>9=fiit4u
-6-AgmNrbtW2yHko9fQm9ZOD6;KOP3+B$pB=p=e!@B}6upBC;PV0O8yhby;sgevf%ODzMVZf;@pcLS4{ke^J<hyMbpJBXMyrL(!)IB0u3MDFDTXjJkV!zQvqm
-R_CMewlgQ+_A5|6GMu2#&gawnDd;5vW9RW>7oR)p#cO|6K$TC!?{5V;KCm3i<R-fqVU5yuD4xU?Myb}JjQZfXM?=fp=Qmhdxt5$+lc;chWS064(VV@p&#k7k
-vXopvX9PG`(5~hoXB}Ejp#4-qla?67u$d#vvlv^@*+9Ju7vydG!Bfv2??2@iv>@Yp424tjBir|FXP@6!M6o*bN_7%RbwQ`S2PFwkSlP2ZpXqB>X9HD*?9lLq
-ZqRRS6K^FUD-uuzpKJv&q!_LoEMpKu?I#M%MWiNaqY}|Z<YVBP%xZEv{hl7e)n&+=R)97^)R9Qz!ZM2r%OWZ)*PLTr5NWrevSD#`6-G0~fVF?2iAls<CnsjD
-Jg-^LoNm_YeJB}&fptKvY$QBEHF2h%h;%wIasp7l1!Z>}4BU~$W@k^GUE=fvqP+=f?Z~jtD4l;Run-~tzn9N<;lg7QUOEis3kltTQkXHbNK@2h5b>NOz>t02
-XO_d0)DnaB2uS;x0vBVebAi4C#UqrIH!{3u+z(!qW%O7e(Gi7|>OGhxLYsKNrMO%zlW#?wCnF90*D@3*>n7M&lI(wh_8nPtYFLa`95d4@j!al_NGg&&LuC92
-U?WuD=Pq!xkD;_7=`-<`?$|Mf<E8`RrDzpI_%HJs2)z{gdXsr(LMw*auP_m9xrTXGrk0?v=eeVP$XT9@AEGcWqFCL2D4|^75-<k-1N4V|-~IuUQcf=rKo`e}
-`^zQo?|V>Y4DwUI0a?#I5@}OJ-w2&$>h6(FNzS6&51=@iB_ytd7kpV3rYI@DP!yt$ee$in4dwOW*nfIvlhfWnePlEEiKa#^Z4oZDY(H2FXY*~eUnp=nf#U1E
-pJXAHUxu@y-rxbu^L(Kn7`sD@1<P1=!^32c5a@HBH1f4SU;-L0PIS>RMxrpL-$ZNa+Wa=yAjP)cggmk~9yua@s<9IwN*5#;ZL=d1n^|I4O+V}wQs|V9<rI#!
-ILkOA-`W^v*|Mp8BP=*R5Ny+LVhxTP^qui=C=3h7Z5*nvLj`jRv+p{?<34^7En;QEJb`x*tW&7=A(Um2rf!Zdi?6}9=cC&;%tw!>UWb?0I;~b?t=H_d`&*rQ
-yrRbvJVCJCZRkB#)5meOZBp`AW>)@@V<l^s)ye7yyiapES-4OYtuCfiG)zG^p*X3C)GKi^x!$W@or2{nby&T_@;5a>94SGn*QTM_Vy`Q2D}=R4VijdAo}5Kl
-OJ-wjC`n0(8reLV%v7&W#q;$Z!CWK?t2bhyHWB`-ube=^R>c#)3mIfyy%al*SmSa6&iT0yS>idP_b-K#=>5ws95?+Y<fso+BSf+ztuCct_|~7mxtQ-$wa8|v
-KC^oBL>jjCi|;l4=>}Yr8c2pYvYqE|HeHK%lt_t6I6rI0Nu}ilNpQ!LAo74#5dy}AdmCnb3gH=@8Z9p=EvL}_n1xveB0=oX^87Gs5JPknfaD&}i)T*FY>Skd
-ro~qQK6S^QV+^In6^ArU5;VLqbE{dMd}4A?VOh0QvF0fHoPdjJ^*WReTtC>yY@k0rpn;&Eg8=OuU;xUIu;4G|lL54a2rdgoq<$0)x&=DtN_rgPGb5q*9_0DK
-7K_QO_&W^6CkjgS4$Kbik&Q(yBn$2q!H5fEWF#YE`E;N4RZ3JgB?jx#UdlQwIMxwqbVVr3Ng=FHX6fhIlyzyH*AltJ9NjFIG5kFP5K1#O_<cRvuDY0Z5tFJd
-jFcHUQZo3+GLLx_<|ER%!#lTWy2~_WGFHC^=ST-{=<fI3-B0nRe5xi{eV&6m465FQIYGF498i@ZWMvLqB`}$YiL?+QVp7`#)g78d`f@Q@Jk@9_Y*sBSDZdT#
-2L=kdkC{GO1x{V1OlLG4ldeG0XH28}N1h!7m_Bo5A+W~`M4FO;XE?sW)xOM*B*U}-Dsk0Mz2+2Y&zw!#nWVI}FR|>4SPe-$898q*(E)KWd!A+SmDq+w0%4a%
-o_DPM5f+|eo5>i<--1V)H>3-g<u)6aZJoPmeL|{jV8s=hW~wOAv5kz+IXC2!P)%BXS)G1sU(Nu87B{u5rAI)A?+h%y;$$2v_cGIJ&}?eSn|uDQ$n0}<Mc#uV
-S%*!{pE|Wbh-p9M0;n|IiH5rxEJUDRA>e%m<!xdjqS_N>gc6n!({gp9E+S}8I=9o+MUZOiFvqu?bX^J)lU7a@O5S4Dti1<wIxT!p;vHc`i2QMZerva2UQ7%d
-4=ggW>Xr?(22{FMKvjFvfVzuC9DO_$WoR-&tvzKeVNR#r<L1HOXEP724(Fx4Ih$d0RL&F~(NocKTZ&@R>qXeaP-0CCbRiTeHyJ27Z84l?W7-c{B_G+9pWuU7
-xK>UK!jUk33(h&#=RrTg*&G3H3+^-<F6&m{9j6>x>X|E%p82VrGTNE)1{N=h*+BaSEGD;-dLXHLX(L#w+y21t%oobylsrLOfoj@zq2>?Vu`_v~paX3l%60Oh
-FC5JqFvrKIb$D+7Xa<Ut9EQ~2ty;U0`Vzkc7bV<Ur`;xHI(>>?z<MY|HS4WLWrjSbOTdj<Z?mBj@(g*MmoQl1x1JD0Hipm}J)I(Q<R=3Ov0dBgB1^L|@Mf(=
-UjOqk@Op#(l2Aa2s}i`|>uhf$ytwkW9F%LMDiWOqR)h2K7_Y%2E<I6$$6Wh1lq8QIt-+H4B3gr|gbG%;Qg0kBT;-S$EnK6n`vJ@{SE?>WJ8F_&u2$1fQs+eY
-xmf2U=6YkDlZ12RHME?uCu-=V!6j?xG%NW&RN{uN-i)3q)#FrOJ(-9vKL9mpqUvjr$J}Wiqk8K!GQJ63G_~RAMayO$z37O+zxXb~f3lH3RxHnRJ>FJKHW6<B
-Hv^>xAz>{>@{dnL*E>4ebgkQI$2`kbSc+hq?MJm%v)=F49yQRr+<+^oXua|APNUmHR}-gbcY6Ki)^@A0)oAzVe?Qlt8lh-4x0*dNSlguk{-EQF;Oouq!~XhC
-tA)-79bW{8{zIpZZ#D&mPKBWI37$GTy|vC(_*YROAr$JIxNj?_W4ViibS(FDC9I0B#n{4+t$wfeuz`#`YUq`6g7tc%R&O=ijmli&J~+#ClgfNTR%AiCbmiQO
-*Snu*p~8~OzIQMXs>ahzgq-jfl(si%4vCj@CH>`mX6nm%<}5GgzgM70wY}-=xl&+P;tc@P9ifqmw49C5Cl^MzkZA-4-|psec)sPy!pmEns^Oqt(kGLu_hBxA
-3ZIdb@Xy5Dp)nj!-aP2w!<qLL?KcX*YWV!N4V69H8k+q>+Z`J6`^{@IQ{jx|bwd6~Q0wRRB4fY03G-1B_LBudID>3J-mOf_A9(hGlrYI4p%VWC{<pvL
+c-q|>U2hv%btkrC``Ag{Y11a&e(iKyx@9-rrtD{7iyJ$MsbgoyPOC1U(Zn-Jy|rhuGvj1~ctA)<E5rj2NDI91h7eD@@`i+XLPFvfAS7N9e}QwqJa;~vq^t76
++uU=`z4zR6&-WepA_oh*u4nI<M|TeH-to-?dwJh;16KtOUOu?1{ZfH!7g6dJfWA8%+WlbQI*ZCR<yKLbAZi6N&+VhdnQIwDkWckIWIy$hHiNX~jaPI!Qs0DG
+%O2W+y_iLKX+>QQcU!Jg4AOEMvZ`rWi#fI`em*R~Z2y_*?AaQAF?!8_{F*r!jy+qgLc#xR=m#clz?htj*%2H+@XUb|AgBBY0-`QLeq{T;xo1<Ji@F%zehN?@
+d*;qyI0%k#j|=r}z4ox#YWAKQ+wJaFW3{=~Y}6~Ss0(mb!gZgvR}rk>(&r`cRzvSLyFJ9r-2Q_CrQV?b+zz^w$xE=<Ypy<O^o(w=)@#I;$8{putwy`vY_H=E
+$W#n7*+abu=OVbZTC;_SOkz^K*<G#ab;M;8TWz-=wL4GRmE6O1n78Z$>E5=KPi~44V(w5ix)Unbeg1iH_xCff#t9$a-I=9?_u%I@;BrhA4d3<-2K^M3tfp&i
+b!pFa_l7pxd}q9S$8?T3>S`Pn4De<HbF|M0wBO<-5G~j3&&G&QUxzGNnQBmJr6Q{+C8JpNT>xvM6;z+*S1v@<d4km?O7${;$2Kws7FV?*hcqps!hLf%+%fyl
+sg0lti?MbDWyYt!k9upX7hpD^%EOhNkJPsy$83Ocby4O@(l(t@sT!0m+Zyi=2Ynneo(g&dru{{M3fcRi8T6kCLEXfC5a#3dnN&$JG~v?>+|i&<87k;}6cb_Q
+D~d3CoCtF<5f0$2bPO)Xw;}J@{&*OOlUzuggrappmJr!YipYMf0EBa2)@8i~`CaDisK81q=i~|85$b|Q`>VnZ+zmY29Epp26^cFu5cvs5NdYK6WYpc=^=;-P
+vpOGzx1BluwqJwtq3Hw$JD*SQr=XVzjGf1iU3~7e7q9(I0aZQ?zrPjac;9wxi<|6Xgf&Xrp?DHo7^PZ=GU|il9u945kKbTv<w|m9O`^j2ky+|HM00k>KDV0E
+%2ILxoe|(%LHjTdIs3qN0_~>?nzY0qhRqyVp2gUL&IamTI4^H&1kXHoy!VV>&^Z~`V<?=G9}Rqe;Oz1HiYQixUa3wZsV?ZW_n;)f2`jq;&u99Y)!9H*Av-jE
+p&RsD+rV2%$chA1!6#cm3@L^y2g?}5Q2U7ja}lXY+Nead5&7u57PFe1PQRyzaCI5-mK~r?5OpNdIKRxI!m@}8%Qfdn7ev}^sI1#uU4_w1F<|ZAXkrpE*U5=l
+D=%u+Gbfw1dLK$=zi;moD;o(<P)(evCnB8=jGO?}Z$a4|2Yq*Bv)S1bXO}oVfoN}nT01lcr<Bfr6gU?l|G$^dcj5dK5?(qC<_ig3gHo6=vq)3aWf1Y4B*2h;
+-RHK$lhhJ}^$1A&nF0&3)ww|5f#M-b${U&9bM6NhWEnjXNOVLYrFsu$iO?n<a49ZV+u~ah=gCMz|FsOo$+`*ll_dLLpnXRcof;OS701l9iX#(N9FmG;PZ1eE
+0$2~#_k{}_?PDmdOZrT_r8{;k;kfC5cqv*15&p}(20|}|zTRS<nb3-%_8Uw@TdrxHmZ>Eu?0W9V2sz7>@go$*0*ci&LJ8#pmw++w@1s97{J{^HlyZ830J=C%
+++Qwvf8T>LW00Tv4aj=#p-7t|`bOw%OLq@-N^%<IegMVEEFp0vyx@znFhxoEg`yC3G|0F1Hk8+fWB=KyO-_3Q^^wisCz=|yv_-hk8u-C#IGb;y{X&6@2^3%N
+{Ui&q{4$&s^#%`Mp63fjVD1cU7A#}g4G)t&LZHui(#Y5Ti3w=9IMGGN9Erl1eiN;wYxCP+gB06(6Y|K~c;txqsm4x#C|!_Xw9Sr4Y-WjFHT|%gNTE|YmQy(P
+;w<Bge5*HL{=oKpBsAEvi+PHj<50GzHilXDm3lmc1xNehbo84TjpGJ}Gae3w{o%NcL-iI^F!itu*BKre_(hbBRTuLF-a)WVq1uN~mL;FMIeIp}2HT#GZVzBS
+Dh2f_yt>+HwHm9vW~XgzcIxrMA1n0)!B)4S_gLv4$JMq-XP`2(@~<4LY`d(SRzKkFoQui&hH7$kF{SWfdb|O}N#Uekij&D@VfFG9EMKX^$|9ELsR`mprBb~z
+4b2w2rM#^W)+YH^l(l#c7iBG(w6&om<tl1q^JLCby*d@o*Lw_ekzlP}i$&x_mQa1|7z(y3p7>qJAoJ>l*lENX7ZY&K&wa=e2OGVADdI%$U-tC4={F%qU8Nc!
+lKpLUDFwr~{shj%T%@W+HcNG_)$7O7u(e-)OX|<p;EL2|GOf|TdGVgqm3ZTcRI-Hg(>A75T7{52csz+U4`{I=U|hJjVb-S*p7^QJDwNW43hhr>m}MXm>$o@N
+j!O*DQ2>&AJbj)yF##@8YMMP?2Kdw+dyYAj`db{*v`B36#>}l|b@GWhM1>{aQem5;=raN?irTAC+IRh650eICyiemrK?eca-p4qVBhkahV3CNkEktlxFe3G%
+XlyRfIhWGI6`vW2(DxwE54KoLCePntC_Yh8s&`;^I2aAE_Jw3!-Xa)rVT_C<PAu&<So@_!Wm96XE^WE2!8yl1B>k`mWjQH?waF~~ESs_>t#c!ha?H`qVu{5+
+G6118Q-j~vqg}0qw2PP&cVVQ=$dQu4N49muqc9(l1|Qz}fM&%^Qzm2eYjB1%`iAbF;qH8jH|0|`$?EeQ++k4lI?M^eouh!N3?VCX;6nnFiI_+W5h5nF4N%>o
+MWip+oW&E3rov{`!pig8Fu!l2pbabt*eY=1DrGvO;aGG9l4WDIZ5(=oAiyk}D+_@=VIb1G3_R2EO|JH3b|e|51yG5re(E)+NPFgV(#|BMt$m5rVZ>@ke#*#s
+4~h<mi`n&To3F$+ED{L2H1Y~$?~SlN728b4SS1%c(&Hh`!YsGhxNPg(P3sd<Z5<1<&@@v;fsSote$KfepM+}C8O-YRTl;bbAhfut)h|5)I((;Z^A#uKSXG#r
+R;p%GE92aYH&13?sCn`p6v;YlYW~Ej1wu^QCg(w==}t7<)!<wN`V|7+XHecECL)SLQEezvwJ{}EC+Z@C_N2i(U0npJwgz*2%Sm&lFfnQ6M4{wuX3g4rFsIY{
+_&DAXMuf=UAn3Pt6XwOlus^{fBP)X0Kx;syYX?-dCw;2BSnJU@R#B}cBh>0M);Z>M+C6R_41PNE(CTnj+MBZ(Mn~mT(Gfirt;(e+COvY5y$&VT>p&Mmk#aAB
+lG9GaNj9eakQMxqUHJ(<h=ptA*dQDU<2T`qV}BkP3C`vScuR1n4d9|~2i{T2p{3Tk5^1fU*ifSlEU$0#qL>Y|Z@^-5E2&kIx|cSBrTW0{o1XPjS)7t5Xe&@n
++b-1nzB_g%?-+ET%|p3P9{z=+c?0J7_@qYA?H|oRagxK3`ny$YH&P$$mtaA{t#;aNQl`@v`*T<ig{Wq|)u_ynS9b}xUh8c%bV8mXkN6S>3;fnog2=`YdZVXP
+M2`H6AR)GD+g)U7HU{3Pwa8Bb`51VuLH}GRpu|-P-0gL?wh&%i`Fjq^HBuFc&H}5!d3cQ1;1QResKH~deG5vG$B)+F$p8_p!Bav7D_p5Jjux(ROo$e)QP=$d
+W|=Ehm!gd~$uC!{X(*|4BK%yea}smCvCc`tIr17>&e#(*bkg9GHFTPld><-tLszdyPnGI%s;?hU#Fy`bnlw@MM&!+Rn#ZW#Jc*2Nf)`C~IC{~tnMW@=V(>4&
+i}0&l<i{4<^IVU&6_ZVb+rQ32sX<6si;?^a)X?>gjy7HEcG@w|av7E)*k=22t<|g>-P+>@dY5Z(DHW|ZKHhG0d+2K76zxvWXl`z`8k>!FkNzHX1*#E>R&%r2
+BZJiq`il@cz6ieF>^?Hqwp%T9KIr%&IP@Pnb$qiaD0C_Wl~3^0+3u}&Hp8Ef3JIZ5=fr(mF&)cY9He8prz>GqbS1_Xery`O+M@<C^0=W_$_du%jat3cY&R-%
+iTmIz(@iS#30aW^>C%-miJkc!8T7j7$twSYpRTe{VF{?=?e~Q`@{|-I$NW&G?M@m<;t^g+e}tcz`Usyn%_ICD6(~}RXga&D6#SKVlfZIEXviXUXCw66g%K`f
+nSsf-yS^NrZ+Wut@+PNhIOx0d$)xIin2Vso7bzwD$uW0e4#$({6FT^C=6yx`odWPMe97B_%I?4(TE@Y^9h&k}&<&ZXaK`c)A%85W^)tJXv0vSQ`6vndUjreW
+K{g;yV3zIoy}`beRLLNr68{CT)zw-
 """
 
 _messages: Any = _Messages(_DESCRIPTORS)

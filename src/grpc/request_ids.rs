@@ -5,8 +5,8 @@
 //! under way, others with its id wait for what becomes of it, so that never two are accepted. At the limit new ids are refused:
 //! one that was acknowledged is never forgotten early.
 //!
-//! Ids and contents are held as the first 128 bits of their SHA-256: 56 bytes an id however long it is. Two contents that
-//! somebody makes alike on purpose, at 2^64 tries, deceive nobody but himself.
+//! Ids and contents are held as the first 128 bits of their SHA-256, so that an id takes about 100 bytes however long it is. By
+//! chance no two are alike; who makes two contents alike on purpose, at 2^64 tries, deceives nobody but himself.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -189,19 +189,19 @@ impl RequestIds {
     }
 
     fn forget_old(&self, known: &mut Known, now: SystemTime) {
-        let Some(scope) = known.accepted.front() else { return };
-        let (retained_from, mut oldest) = ((self.retained_from)().get(), Some(*scope));
-        while let Some(scope) = oldest {
-            let old = |id: RememberedId| {
-                id.sequence < retained_from || milliseconds(now) >= id.accepted_at + milliseconds(UNIX_EPOCH + self.retention)
-            };
-            if !known.ids.get(&scope).and_then(State::accepted).is_none_or(old) {
+        if known.accepted.is_empty() {
+            return;
+        }
+        let retained_from = (self.retained_from)().get();
+        let accepted_after = milliseconds(now.checked_sub(self.retention).unwrap_or(UNIX_EPOCH));
+        while let Some(scope) = known.accepted.front() {
+            let oldest = known.ids.get(scope).and_then(State::accepted).expect("what is in the queue is in the map");
+            if oldest.sequence >= retained_from && oldest.accepted_at > accepted_after {
                 return;
             }
+            known.ids.remove(scope);
             known.accepted.pop_front();
-            known.ids.remove(&scope);
             self.limit.give_back(1);
-            oldest = known.accepted.front().copied();
         }
     }
 

@@ -313,6 +313,29 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_what_is_added_under_a_request_id_stay_as_they_are() {
+        let request_id = RequestId { id: "id".into(), fingerprint: [7; 16] };
+        let save = Save {
+            lane: LaneId(1),
+            collection: CollectionId(0),
+            key: Key::from_parts(["1"]),
+            change: Change::Set(Body::from_checked(br#"{"n":1}"#)),
+            columns: ColumnSet::EMPTY,
+            adds: [Added { column: 0, form: None }].into(),
+            version: None,
+            batch_left: 2,
+            origin: None,
+            request_id: Some(request_id.into()),
+            accepted_at: UNIX_EPOCH + Duration::from_millis(300),
+        };
+        let mut bytes = Vec::new();
+        encode(&save, "t", &mut bytes);
+        let head = [38, 0b10_1000, 1, 2, 0xac, 2, 1];
+        let expected = [&head[..], b"\x02id", &[7; 16], b"\x01t\x03\x00\x011", br#"{"n":1}"#].concat();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
     fn flags_of_a_later_version_are_refused() {
         assert_eq!(decode(&mut &[5, 0b1_0000, 0, 0, 0, 0][..]), Err(RecordError::Flags(0b1_0000)));
         assert_eq!(decode(&mut &[5, 3, 0, 0, 0, 0][..]), Err(RecordError::Flags(3)));
