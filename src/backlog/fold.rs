@@ -12,7 +12,8 @@
 //!   there is a row. In that entry, and those after it, such a column is one more of those added to.
 //! - With versions, a set may be stale, depending on what Postgres holds. So it folds into a later one only if that one has a higher
 //!   version, names every column of it and adds nothing; over a replace, whose version is known, any higher one folds. A version
-//!   that isn't higher than the one before it is stale for certain: that save is dropped, and counted.
+//!   that isn't higher than the one before it is stale for certain: that save is dropped, and counted. What was saved without
+//!   one, before the collection had a version column, stays apart from what has one.
 //! - When the last entry adds nothing any more, as it was all set since, it is laid over the one before.
 
 use std::collections::{HashMap, hash_map::Entry as Place};
