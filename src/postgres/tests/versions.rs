@@ -58,6 +58,17 @@ async fn a_row_that_a_trigger_takes_out_is_not_taken_for_stale() {
 }
 
 #[tokio::test]
+async fn a_row_that_another_writer_may_have_made_first_is_tried_again() {
+    let fixture = Fixture::new("create table t (id int8 primary key, v int8, a text unique); insert into t values (1, 1, 'x')").await;
+    let save = |lane: &Lane<'_>| lane.save("t", "2", r#"{"v":2,"a":"x"}"#, 0);
+    for (rules, action) in [(versioned(&["t"]), Action::RetryThenHalve), (rules(&[]), Action::Halve)] {
+        let mut lane = fixture.lane_with(&rules).await;
+        let Err(ApplyError::Failed(failure)) = lane.apply_saves([save(&lane)]).await else { panic!("the name is taken") };
+        assert_eq!((failure.action, failure.sqlstate.as_deref()), (action, Some("23505")));
+    }
+}
+
+#[tokio::test]
 async fn random_versions_fold_to_what_they_do_one_by_one() {
     let fixture = Fixture::new(&format!("create table direct {TABLE}; create table folded {TABLE}")).await;
     let (seed, rules) = (2_026, versioned(&["direct", "folded"]));
