@@ -17,14 +17,17 @@ use crate::{
 };
 
 mod cut;
+mod entry;
 mod fold;
+
+pub use entry::Entry;
 
 /// What a save or a fold takes of the limits `backlog.bytes_max` and `backlog.objects_max`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Bytes, as [`Save::bytes`](crate::save::Save::bytes) counts them.
     pub bytes: u64,
-    /// Objects and appended rows.
+    /// Objects, each as often as it has entries, and appended rows.
     pub objects: u64,
 }
 
@@ -58,6 +61,9 @@ pub enum Fold {
     },
     /// Delete it, if it is there.
     Delete,
+    /// What one plain set can't say: something is added, or there is more than one step. Never empty; all but the first find
+    /// the row there.
+    Entries(Vec<Entry>),
 }
 
 /// A row to add.
@@ -74,12 +80,16 @@ pub struct AppendedRow {
 /// What one collection has in a generation.
 #[derive(Clone, Debug, Default)]
 pub struct CollectionFold {
-    /// Upsert collections: one entry an object.
+    /// Upsert collections.
     pub objects: HashMap<Key, Object, foldhash::fast::RandomState>,
     /// Append collections: rows in sequence order.
     pub appended: Vec<AppendedRow>,
-    /// Bytes that its objects and rows take of the limits.
-    pub bytes: u64,
+    /// No object has more entries beyond its first.
+    pub later_rounds: usize,
+    /// Saves that were stale for certain: one before them has a version as high.
+    pub superseded: u64,
+    /// What its objects and rows take of the limits.
+    pub footprint: Footprint,
 }
 
 /// Saves that may be folded together, whatever they do to rows of others: applied as one, sets first, deletes last.

@@ -14,7 +14,7 @@
 //! before the call was taken) is tried again as [`RetryPolicy`] says, honouring `grpc-retry-pushback-ms` and `RetryInfo`.
 //! What may have been accepted is [`Error::OutcomeUnknown`] and repeated only if the policy says so: the save is then at most
 //! accepted twice, never lost. A set or delete that is accepted twice leaves the same row, as long as nobody else saved the
-//! object in between; an append or `add` counts twice. [`SaveStream`] has no such gap: the daemon recognises its saves.
+//! object in between; an append or `add` counts twice. [`Client::save_once`] and [`SaveStream`] have no such gap: the daemon recognises their saves.
 //!
 //! Needs the feature `client` only: neither sled nor tokio-postgres.
 
@@ -84,12 +84,27 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn save(&self, save: Save) -> Result<Ticket, Error> {
-        let save = self.admit(save)?;
-        let repeat = self.shared.retry.repeat_saves();
+        let request = proto::SaveRequest { save: Some(self.admit(save)?), ..Default::default() };
+        self.send_save(self.shared.retry.repeat_saves(), request).await
+    }
+
+    /// Saves one object exactly once: the daemon recognises the id, so what may have been accepted is repeated without harm.
+    ///
+    /// The id is new for every save (a UUID) and belongs to the collection; the daemon remembers it for
+    /// `request_ids.retention`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn save_once(&self, save: Save, request_id: impl Into<String>) -> Result<Ticket, Error> {
+        let request = proto::SaveRequest { save: Some(self.admit(save)?), request_id: request_id.into(), ..Default::default() };
+        self.send_save(Repeat::Always, request).await
+    }
+
+    async fn send_save(&self, repeat: Repeat, request: proto::SaveRequest) -> Result<Ticket, Error> {
         let answer = self
             .call(repeat, |mut stub: SaveServiceClient<Channel>, deadline| {
-                let request = proto::SaveRequest { save: Some(save.clone()), ..Default::default() };
-                async move { stub.save(with_deadline(request, deadline)).await }
+                let request = with_deadline(request.clone(), deadline);
+                async move { stub.save(request).await }
             })
             .await?;
         Ok(Ticket::new(answer.ticket))
@@ -104,8 +119,26 @@ impl Client {
     pub async fn save_batch(&self, saves: impl IntoIterator<Item = Save>, atomic: bool) -> Result<Vec<Ticket>, Error> {
         let saves: Vec<_> = saves.into_iter().map(Save::into_proto).collect();
         let batch = proto::SaveBatchRequest { saves, atomic, ..Default::default() };
+        self.send_batch(self.shared.retry.repeat_saves(), batch).await
+    }
+
+    /// As [`Client::save_batch`], exactly once: see [`Client::save_once`]. The id belongs to the first save's collection.
+    ///
+    /// # Errors
+    /// See [`Error`]; a refusal lists every violation.
+    pub async fn save_batch_once(
+        &self,
+        saves: impl IntoIterator<Item = Save>,
+        atomic: bool,
+        request_id: impl Into<String>,
+    ) -> Result<Vec<Ticket>, Error> {
+        let saves: Vec<_> = saves.into_iter().map(Save::into_proto).collect();
+        let batch = proto::SaveBatchRequest { saves, atomic, request_id: request_id.into(), ..Default::default() };
+        self.send_batch(Repeat::Always, batch).await
+    }
+
+    async fn send_batch(&self, repeat: Repeat, batch: proto::SaveBatchRequest) -> Result<Vec<Ticket>, Error> {
         self.check_size(batch.encoded_len())?;
-        let repeat = self.shared.retry.repeat_saves();
         let answer = self
             .call(repeat, |mut stub: SaveServiceClient<Channel>, deadline| {
                 let request = with_deadline(batch.clone(), deadline);

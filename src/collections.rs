@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::save::{Body, CollectionId, ColumnIndex, ColumnSet, LaneId};
+use crate::save::{Added, Body, CollectionId, ColumnIndex, ColumnSet, LaneId, NumberForm};
 
 mod catalog;
 mod key_form;
@@ -31,6 +31,8 @@ pub struct CollectionSettings {
     pub key: Option<Vec<String>>,
     /// Objects that are updated, or rows that are only added.
     pub mode: Mode,
+    /// An integer column: a row is only overwritten by a higher version.
+    pub version_column: Option<String>,
 }
 
 /// How saves of a collection become rows.
@@ -82,6 +84,8 @@ pub struct Collection {
     pub columns: Vec<Column>,
     /// The key columns, in primary-key order; empty for an append collection without a key.
     pub key: Vec<ColumnIndex>,
+    /// The column whose higher value wins; every save names it.
+    pub version: Option<ColumnIndex>,
     /// What its table was when the catalog was read.
     pub fingerprint: Fingerprint,
     /// Whether a trigger may leave a row out of an insert or update without an error.
@@ -102,12 +106,27 @@ pub struct Column {
     pub form: ValueForm,
     /// The canonical form of its values as part of a key; `None` if it can't be one.
     pub key_form: Option<KeyForm>,
+    /// What numbers it holds; `None` if nothing can be added to it.
+    pub number: Option<NumberForm>,
     /// NOT NULL.
     pub not_null: bool,
     /// Why a save may not name it (generated, identity always), if it may not.
     pub read_only: Option<&'static str>,
     /// Set when the journal or an earlier catalog names it but the present catalog doesn't.
     pub gone: bool,
+}
+
+/// What the names of a journal record mean in this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// The collection.
+    pub collection: CollectionId,
+    /// The columns that the body names, key columns left out.
+    pub columns: ColumnSet,
+    /// Those that are added to, in the body's order.
+    pub adds: Box<[Added]>,
+    /// The version, if the collection has such a column and the body an integer for it.
+    pub version: Option<i64>,
 }
 
 /// Every collection known, at one reading of the catalog.
@@ -138,6 +157,17 @@ impl Collection {
         self.key.iter().map(|&index| &self.columns[usize::from(index)])
     }
 
+    /// What a JSON value is as a version.
+    ///
+    /// # Errors
+    /// A sentence that begins with the column.
+    pub fn version_of(column: &Column, json: &str) -> Result<i64, ValueError> {
+        let text = column.form.text(json)?.ok_or_else(|| ValueError("is the version column and can't be null".to_owned()))?;
+        let canonical = column.key_form.as_ref().map(|form| form.canonical(&text));
+        let version = canonical.and_then(Result::ok).and_then(|text| text.parse().ok());
+        version.ok_or_else(|| ValueError(format!("is the version column and takes an integer ({})", column.cast)))
+    }
+
     /// The names of the columns of a set.
     pub fn column_names(&self, set: &ColumnSet) -> Vec<&str> {
         set.iter().map(|index| self.columns[usize::from(index)].name.as_str()).collect()
@@ -150,6 +180,7 @@ impl Collection {
             cast: "text".to_owned(),
             form: ValueForm::Scalar,
             key_form: None,
+            number: None,
             not_null: false,
             read_only: None,
             gone: true,
@@ -207,19 +238,33 @@ impl Collections {
         self.list.iter()
     }
 
-    /// The numbers of a collection and of the columns that a body names, key columns left out; `None` if one of the names
-    /// has no number yet.
-    pub fn numbers(&self, name: &str, body: Option<&Body>) -> Option<(CollectionId, ColumnSet)> {
-        let id = *self.by_name.get(name)?;
+    /// The number of a collection that the catalog or the journal names.
+    pub fn number(&self, name: &str) -> Option<CollectionId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The numbers of a collection and of what a body names, of which the first `adds` columns are added to; `None` if one
+    /// of the names has no number yet.
+    pub fn numbers(&self, name: &str, body: Option<&Body>, adds: usize) -> Option<Numbers> {
+        let id = self.number(name)?;
         let known = self.get(id);
-        let mut columns = ColumnSet::default();
-        for member in body.map(Body::members).unwrap_or_default() {
+        let mut numbers = Numbers { collection: id, columns: ColumnSet::default(), adds: [].into(), version: None };
+        let mut added = Vec::with_capacity(adds);
+        for (place, member) in body.map(Body::members).unwrap_or_default().iter().enumerate() {
             let index = *known.by_name.get(&*member.name)?;
             if !known.is_key(index) {
-                columns.insert(index);
+                numbers.columns.insert(index);
+            }
+            if known.version == Some(index) {
+                // What was saved before the column was made the version may be anything.
+                numbers.version = Collection::version_of(&known.columns[usize::from(index)], member.value).ok();
+            }
+            if place < adds {
+                added.push(Added { column: index, form: known.columns[usize::from(index)].number });
             }
         }
-        Some((id, columns))
+        numbers.adds = added.into();
+        Some(numbers)
     }
 
     /// Gives numbers to the names of a journal record that the catalog doesn't have, marked gone: the journal is never
@@ -258,6 +303,7 @@ impl Collection {
             lane: LaneId(0),
             columns: Vec::new(),
             key: Vec::new(),
+            version: None,
             fingerprint: Fingerprint::default(),
             triggers_skip: false,
             gone: true,

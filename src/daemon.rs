@@ -143,6 +143,7 @@ fn handles(core: &Core, health: &Health) -> grpc::Handles {
         lanes: core.controls.lanes.iter().map(|lane| lane.name().to_string()).collect(),
         journal_id: Uuid::from_bytes(core.journal.id().to_bytes()),
         streams: Arc::clone(&core.streams),
+        request_ids: Arc::clone(&core.request_ids),
         health: health.clone(),
         events: Arc::new(core.observer.clone()),
     }

@@ -36,6 +36,7 @@ mod events;
 #[cfg(test)]
 mod fixtures;
 mod health;
+mod request_ids;
 mod save_service;
 mod show;
 mod stream;
@@ -50,6 +51,7 @@ pub use append::{Append, AppendDone, AppendError};
 pub use control::{Control, FlushError};
 pub use events::{Events, Rpc};
 pub use health::Health;
+pub use request_ids::{RememberedId, RequestIds};
 pub use streams::{Remembered, Streams};
 pub use ticket::Ticket;
 
@@ -68,6 +70,8 @@ pub struct Handles {
     pub journal_id: Uuid,
     /// Save streams by id; fed by recovery.
     pub streams: Arc<Streams>,
+    /// Request ids of unary calls; fed by recovery.
+    pub request_ids: Arc<RequestIds>,
     /// Turned to serving by `daemon` after recovery.
     pub health: Health,
     /// Told what happens.

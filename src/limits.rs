@@ -228,7 +228,7 @@ limits! {
     readers: Amount of postgres.readers;
     /// Open rows of `forebay.failed_save`.
     failed_saves: Amount of failed.saves_max;
-    /// Streams remembered by id.
+    /// Streams and request ids that are remembered.
     request_ids: Amount of request_ids.count_max;
 }
 

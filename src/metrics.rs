@@ -62,6 +62,7 @@ struct Collection {
     refused: [Counter; Refused::ALL.len()],
     deduplicated: Counter,
     folded: Counter,
+    superseded: Counter,
     persisted: Counter,
     failed: Counter,
     rows: [Counter; RowOp::ALL.len()],
@@ -135,6 +136,11 @@ impl Metrics {
     /// Saves of a committed generation needed no row of their own.
     pub fn saves_folded(&self, collection: usize, count: u64) {
         self.collection(collection, |collection| collection.folded.increment(count));
+    }
+
+    /// Committed saves changed nothing: their row had a version as high.
+    pub fn saves_superseded(&self, collection: usize, count: u64) {
+        self.collection(collection, |collection| collection.superseded.increment(count));
     }
 
     /// Saves are committed.
@@ -241,6 +247,7 @@ impl Collection {
             refused: refused_counters(name),
             deduplicated: counter_of(families::SAVES_DEDUPLICATED),
             folded: counter_of(families::SAVES_FOLDED),
+            superseded: counter_of(families::SAVES_SUPERSEDED),
             persisted: counter_of(families::SAVES_PERSISTED),
             failed: counter_of(families::SAVES_FAILED),
             rows: RowOp::ALL.map(|op| counter!(families::ROWS_WRITTEN, "collection" => name.to_owned(), "op" => op.label())),

@@ -8,10 +8,12 @@ use std::{fmt, time::SystemTime};
 mod body;
 mod columns;
 mod key;
+mod number;
 
 pub use body::{Body, BodyError, Member};
 pub use columns::{ColumnIndex, ColumnSet};
 pub use key::{Key, KeyParts};
+pub use number::{AmountError, NumberForm, sum_of_amounts};
 
 /// The number that the journal gives a save: run number · 2^40 + counter. No sequence is ever used twice.
 ///
@@ -91,6 +93,15 @@ impl Change {
     }
 }
 
+/// A column that a save adds to instead of setting it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// The column.
+    pub column: ColumnIndex,
+    /// What numbers it holds; `None` if it is gone, or holds none any more.
+    pub form: Option<NumberForm>,
+}
+
 /// Where a save on a stream came from: makes a retried one known again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamOrigin {
@@ -98,6 +109,20 @@ pub struct StreamOrigin {
     pub stream_id: [u8; 16],
     /// The client's offset of this save in the stream; rises by any amount.
     pub offset: u64,
+}
+
+/// Makes a repeated unary call known again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// The client's id, at most [`RequestId::BYTES_MAX`] long.
+    pub id: Box<str>,
+    /// What the whole call saves, as a hash: the same id with another one is a mistake.
+    pub fingerprint: [u8; 16],
+}
+
+impl RequestId {
+    /// The longest id.
+    pub const BYTES_MAX: usize = 256;
 }
 
 /// One validated request to change one object.
@@ -113,10 +138,16 @@ pub struct Save {
     pub change: Change,
     /// The columns that the body names, key columns left out.
     pub columns: ColumnSet,
+    /// Those of them that are added to. They are the first members of the body, in this order, each a plain finite number.
+    pub adds: Box<[Added]>,
+    /// Of a collection with a version column: the version. The row is only overwritten if its own is lower or null.
+    pub version: Option<i64>,
     /// Saves of the same atomic batch that follow this one: a cut is allowed only after a save where it is 0.
     pub batch_left: u32,
     /// Set for saves of a stream that was opened with an id.
     pub origin: Option<StreamOrigin>,
+    /// Set for the first save of a unary call that carried a request id.
+    pub request_id: Option<Box<RequestId>>,
     /// When the front door took it, to the millisecond.
     pub accepted_at: SystemTime,
 }

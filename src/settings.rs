@@ -226,8 +226,10 @@ pub struct FailedSettings {
 /// Recognising retried saves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestIdSettings {
-    /// Stream ids remembered.
+    /// Request ids and stream ids remembered.
     pub count_max: u64,
+    /// How long a request id is remembered, as long as the journal retains its saves.
+    pub retention: Duration,
 }
 
 /// Stopping.

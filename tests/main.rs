@@ -10,6 +10,7 @@ mod hosts;
 mod keys;
 mod kills;
 mod limits;
+mod modes;
 mod outages;
 mod pipe;
 mod poolers;

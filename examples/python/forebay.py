@@ -6,6 +6,7 @@
     with forebay.Client("127.0.0.1:7420") as client:
         client.save("players", 42, {"name": "Ann", "gold": Decimal("7.50")})  # durable when this returns
         client.save("players", 41, delete=True)
+        client.save("players", 42, {"gold": 5}, add=["gold"], request_id=str(uuid.uuid4()))  # exactly once
         client.save_batch([forebay.Save("items", [42, 1], {"kind": "sword"}), forebay.Save("items", [42, 2], delete=True)])
         client.flush()                                                        # now it is in Postgres
 
@@ -13,7 +14,8 @@ A key is a scalar, or a list of the primary key's parts in their order; () if th
 takes new rows. Values name the columns to set; the others keep what they hold. Decimals keep every digit.
 
 `Refused` is yours to fix; `Unavailable` was certainly not accepted (the client has tried again); `OutcomeUnknown` may
-have been: save again, unless saving twice is worse. A client may be shared by threads; keep it, it is the connection.
+have been: save again, unless saving twice is worse. With a request id (new for every call) it never is: the daemon
+recognises the call, and the client repeats it by itself. A client may be shared by threads; keep it, it is the connection.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import random
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from json.encoder import encode_basestring
@@ -83,18 +85,19 @@ class OutcomeUnknown(Error):
 
 @dataclass(frozen=True)
 class Save:
-    """One save: sets the columns that `values` names, or deletes the object."""
+    """One save: sets the columns that `values` names, adding those in `add` to what is there, or deletes the object."""
 
     collection: str
     key: Any
     values: Mapping[str, Any] | None = None
     delete: bool = False
+    add: Sequence[str] = ()
 
     def _message(self) -> Any:
         if self.delete == (self.values is not None):
             raise ValueError("a save takes either values or delete=True")
         parts = self.key if isinstance(self.key, (list, tuple)) else [self.key]
-        message = _messages.Save(collection=self.collection, key=[_text(part) for part in parts])
+        message = _messages.Save(collection=self.collection, key=[_text(part) for part in parts], add=self.add)
         if self.delete:
             message.delete.SetInParent()
         else:
@@ -110,15 +113,25 @@ class Client:
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
 
     def save(
-        self, collection: str, key: Any, values: Mapping[str, Any] | None = None, delete: bool = False, *, timeout: float | None = None
+        self,
+        collection: str,
+        key: Any,
+        values: Mapping[str, Any] | None = None,
+        delete: bool = False,
+        *,
+        add: Sequence[str] = (),
+        request_id: str = "",
+        timeout: float | None = None,
     ) -> str:
         """Saves one object; durable when this returns. Returns the save's ticket."""
-        save = Save(collection, key, values, delete)._message()
-        return self._call(_SAVE, "Save", _messages.SaveRequest(save=save), timeout).ticket
+        save = Save(collection, key, values, delete, add)._message()
+        return self._call(_SAVE, "Save", _messages.SaveRequest(save=save, request_id=request_id), timeout).ticket
 
-    def save_batch(self, saves: Iterable[Save], atomic: bool = False, *, timeout: float | None = None) -> list[str]:
+    def save_batch(
+        self, saves: Iterable[Save], atomic: bool = False, *, request_id: str = "", timeout: float | None = None
+    ) -> list[str]:
         """Saves many objects in order, accepted all or none; `atomic`: committed all or none too. Returns their tickets."""
-        batch = _messages.SaveBatchRequest(saves=[save._message() for save in saves], atomic=atomic)
+        batch = _messages.SaveBatchRequest(saves=[save._message() for save in saves], atomic=atomic, request_id=request_id)
         return [result.ticket for result in self._call(_SAVE, "SaveBatch", batch, timeout).results]
 
     def flush(self, collections: Iterable[str] = (), *, timeout: float | None = None) -> int:
@@ -140,7 +153,7 @@ class Client:
         self.close()
 
     def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
-        """Calls, and calls again what was certainly not accepted.
+        """Calls, and calls again what was certainly not accepted; with a request id, also what may have been.
 
         Not left to the retry policy of gRPC: that goes by the status code alone, and UNAVAILABLE is also the code of a
         connection that broke after the daemon took the save.
@@ -150,6 +163,7 @@ class Client:
         call = self._channel.unary_unary(
             f"/{service}/{method}", request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
         )
+        again_after = (Unavailable, OutcomeUnknown) if getattr(request, "request_id", "") else Unavailable
         backoff = BACKOFF_MIN_S
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
@@ -157,7 +171,7 @@ class Client:
             except grpc.RpcError as failure:
                 error = _error(failure)
                 wait = _pushback(failure, backoff * random.uniform(0.5, 1))
-                again = isinstance(error, Unavailable) and attempt < ATTEMPTS_MAX and wait is not None
+                again = isinstance(error, again_after) and attempt < ATTEMPTS_MAX and wait is not None
                 if not again or time.monotonic() + wait >= deadline:
                     raise error from failure
             time.sleep(wait)
@@ -274,42 +288,42 @@ class _Messages:
 
 # Written by embed.py from proto/forebay/v1 and google_rpc.proto: a FileDescriptorSet, compressed.
 _DESCRIPTORS = """
-c-q|>OKc-abvw3W``O8OdVYy_e%rG<?1tUUPKNys?BIzz6ElwOZ96lX1!Q&XPNsM4?re8E*&q%G32B8ma6npa+z{f#6;50@At7<*z=aD3#0k#4`njt=PBN=G
-aqD{TRn@Ck?_UjH<lw@t>sdSI(XE5qw|w)!THW{Dz*T{RR}XG$zf>UGMU;9KVBn5M)*!H5XGyuPyk0aUh+2WnGwWz+?s^6h<WoHl*-w3>%^+=g^Cg3h)Hh*%
-XpOAETFN54w5G0xyRFtK25C7BS=Ag4mvU@X{JdX)`N31u*|RkKV)R-c@*Ac-ns}C4g@XUt$PY~1fH658vm-cu;F-1)AgBBY0-`QKer)-^xo1(Hi-s7kJOQXr
-Jafk$*})O+ak0K_)b2N$joy>~cB|Xb*BcuRy<T}qy#Qw=T=z+99l;7NeO>~0bfeqo_7F3-@;e1eJ$vxX3c8fZ%dpgItUuIy{cf+;(__oyIuUF~Z`B*E2e<<=
-6~j#TP%pu`2yUa+Xd)t$m{f0c*K0-{aoNOH+pUMK_TyG1cmDw_4y^;}-a5)BH^m4sx2PK33YF_F|2(+;+d0_agpY3T%u~WU@XuG_N=y~|zU3X*gA|plrfY3=
-dCztCMi$$AXR>?CbdEUcS{xPFc(Z{y-e&~bukjLymK)Y*6GW)5LYAydHK?>!kyVtEQLOqdz;LP+RG${tE=JUOiZvuk^$LK;HtO3$u4+XNX$*-956sbM#~eJP
-Hi9ZF#@Z2-8K3?>>aC?-g!zCf4_9_RQs06cvjN7{C7CNp+YCmfYET|p!^!^09^jDiR4^hi?N16+$lmwOVDMB3>L%`kFdw(iq)LjR37=-*j_m<us9^9>OoW-Q
-D8lS<BFx1^Xv10Q7+j8TL*BFe$tVyfxtKT!MH_-FA+os?k^NW!2<N`2%X$m)yUg2BftA+I$rHFEGz5+IXN4WO8+evE78mz26nzRH@)M4d0#JO&sJpxCTg*vj
-4L%BQJ9GSPzXIh$(+T?Qd_KLOf>9zcb{;==@wwApy!ICbRQWXg{??G=eao?i++>#`tWnxF#go{=DAhWYQ6C)laAXbl_zjlUt|n*JBr2RAnWer%G-r3>bE_$>
-EhiT+7y-@|wD<FnvkojL(0;0*NlOf3*vygTS&S_hY@ptT^YXU+;Hl?M_MY+!Iw#|L424tjW83#_XOG`kM6ufRN(~Z84MC^92PFwkSlP8bpXqDXU;|Z!?8x+m
-ZqRRS6K^FUD-uuzpKJv&q!_LoEMpKu?I#K>M5HEZqY}|Z<YV9tnbqVB`aL^@tE-S7S^?SwQAZ+;^Q$Z>tcs|xT62yJL8Prf<$=Z3RT#|-1J?e9CMFScot&Dr
-^1Nm}cd}WlccEks2G%~Yva#?4)x?>4BGMVa$O%CG7L?sdFmT5fo1Hyzc8Svyi1sF^wL{ZBrF8zSz_|$d|Gj*^3+Eq`@X}^5Ur6XWl){XeMVg`^gNWxO0fy}B
-KC>L2q?Q=0M?l)o6u1yuoeT6GC?2Auys_y$<9_ghEThK)iH<0wRPVq%5!%!PF306+4f$5Yc{0+_f2~4sx^9AfCCUC5Xy1`VXNJXS#W6Rl;>d&*homCeQ$)s(
-03L+u``iVN_A!(mNcv2?r8{wk!g139@lv!3BK((m4TN3_ef^MmW<o25+OIGXZMx?0v`j5SVb^oV{gAUf89zi}TtKn9{ZK-=z$IV|{QKw+`@a1HCZ(KFAb>88
-6Ze-(-rx72%oyaSegm?ednnSTh`tdzYiPKK1|>O-a^HjEbe52~5?=5nS(u`v{6bNPI`+x8_BNC^Mic+(sZCCM1ND*3;3t|HwX`L;*tGp%J)F(A(SD)8r38wv
-_kNOvSbiDKih6^4u*ma;eqip5EEX(d*$oeqJwjkCc+$w%{(uQ+xH!>8#~h2on0^zjrEBxsV1pFfdK2=<+GOmA_^HNDfG9(dV6@GSNo;0`T{Zo%TS#G0I+jy7
-*3vxVjC^Yom}kqT@{O?IXkV~Rzlk+CZqRooqmeKy9Jg?&z77@4DTaO586EZUi)axm8x{$?jbMX9wGW{zi!^m}bXj~2wml!M*svHqo_Y;lUT-&>`g*U?ZuPg?
-^>{^(C3u3M)76b0tLfvoT8EVUmASQl<XFktWp%Rp0q@gXN)|3uMXO6G6%A9+O(;$)BK2~dOs@B;S7u=ON^Mr}u>4I;5JyUo>eX3jw%F^++X`WAnpj0yizjDM
-){@y+3rbQFqDD4PCNtG*Gx2=AN3aly!s_){s7-|b>MO@kuvPKI??MKdS1-m+Bi6W-fOCHCLY8>W=>1EfBzpg{3&%~r2|4Nm)d-R7NUO^!7{2u<a3<#aR4uYu
-s?V(6IF^R3{o;E~e|rV4N)04)IJTYVZ#G?xca%tpN;p4l$4RB-1xaux(;#w>RuKZmg}VatK85g%PK}nAl$KLyf6T%>1CbzhV0nI+HHaZP3P5s?=f!g;X0}C2
-P1E8l0H3-O&oM_*<BCHXLlQK+33IDigM4CgP+?iMRI%nL`iy{!YV{hF_FX^N!)%~G*{6Y^V1NK^?_&VUk+9$|<&y!li3lzWMx=fe4Y~z7=W==+;xi+m_YUOw
-!Ip~2toS<&#U~0%^%l&J?6HkSEhG!>Cc%gcV`L;FV)=BR^;Jq#HYEn@(q762oO7&0(&&m%mXku*n9efJvMC$VI<F;ii3Pe@EMxe41|XDXYViAdv|V)}?INaC
-TNo)ba-?MNu{Av6QJ9ZN=ML}Ors*!zl<8Rg8k`{=ypg-tcXvL;oARleWQ|1*ZZoKQ0~Q3~&QU;BhLDvx@IHabL`<ZG2oaOoCaCUcNTe?plf@H_rov{`!jkga
-u()rcp!=BVvsK{4RmyaR?hNS)Bz?v-x_{`|L4fHqR~7<$%s`|m8F;4Sn_TV7>_{?93!oBL{nTqtk@no_q@77hTl*5rzKGS3#FLTp<`Nwc7qjbG7GH^NSR@d3
-Y2<mw+8blxDYlu8vHUG~q<KTSfLU&{aoN_nn>MDTnuirvXqu^_K*u&VKj++#PeL_q`DG3IO)8;hw!`+0n+4h6AtDV*qJ23B5E|#q3YeZ2V}moW_~z4btTN2Z
-Dp#|q)p73m8z}S7)j)X<iew!&HGksN0wJcYlk=d`%qSWeYj7?C{R*-1Gbne6HHpGdR2)iJam-5ViDrrTK5g>O)+|A)ZNLKGa@wFNOs!uzQ7Czf8NT)&EEu##
-K8|;U5h3z-2>Pwvgheqi>`|~F$_imN&~&JDt$-@&v{!W->pl9;Dk|1wFk64hy2qSOyTdJs!B1yNS{=?xdvi9!K&qT7kfKwgmAMq~q=$~M-=W0%9q4T+Qtn4k
-a@vhJ$;PxFvZ6n-D?h;pvB<6*8?Pe~|0bMqtj~jfg0lqz?g;KQ8!j1E;2otLT57K=k@otDO*PuY@&*>KpV>hB1}r7FlG-Jydud}>uG{{=^oB2##ThAuwg%O-
-?Ly5TxD#jkmO%&FB9!ao@n1NaH(-H}Pih9O{Adn}({zWF>djh9Pkppsh6@sIz1?b&ik`mOpTp8AL^bM7y)s8$-X-9JT5nS~2ziD)<V%=Zr_+2w5ZM^Q(0c|&
-<jDUB5~5Sv?jlR`G4N)sNq!W_$G{sp{d=K+5?3W~x7Y4;5MEq)h7u5wjY^=g)#&vfHd^)MUl9_nw$<Kl_4w&SaJTUZIX&4d1R8o*Hy-Jg%-UabP_B_`O>{h1
-Z-9sGcyAyQKN7uxSRCm<NeVB~-as-MMSBA&afubw)b&RTYB>N!3+iZ`xCishZ>!7EPM;J6s?{`<)X@=6HP+FI`T1B!C*g^CZ7)|6iP}DC-O1WM%_P4MmAF??
-Z$wX(>fWla9#6!VAAp+l2kL8)N9I}Xse1DyGQJ63G<6u!i<W&#^r9o)<;8b5{*#UTNn?4Q>+yDHvbnMH-wc#=Lc&^~<liIRFxm!MU9H=0#f<n0EJv`7)}vap
-fp%L%`&88Ha5)ui=pS$E-5y$YoTAn4^&4BAroN@Odh~y!t5A(lFh_uc^-cOu68e}3zTW6Q>~Cy0o9OA#%SLeMtPJX9=TlJV!3Zj!;HkacTW@cLe>)WtLZP0J
-JJMo0mitpk$8xt?!fNemj4k}w>i237b!6m`ZdA$%*6Vt$-fXn=%0l8kILmaC%3?xRWI?)g<;;uMyPs#F!ZO*uw?7c7#&cVQ9P@XUwmWTFi5Gn({Y8In=8Jyj
-G%xzUSD;9>z2WS-QWl}a8xuo!j7BPI05(FOTo~g*Lo+b>b~jeT^Q}%7UftqUx`Tenm`<wRg@p(zeBM&RKPGbr=4di~i=l%L=iXPe-zWh0!)L(`RCaA^H0&SP
-?#Ptim0pvX3TLct5b{TY+BmZt8T-{uSd5aepFa@78Ds<Uo;I}nfoJba*_jLyD)B$qP3Pk
+c-q|>U2hv%btkrC``Ag{Y11a&e(iKyx@9-rrtD{7iyJ$MsbgoyPOC1U(Zn-Jy|rhuGvj1~ctA)<E5rj2NDI91h7eD@@`i+XLPFvfAS7N9e}QwqJa;~vq^t76
++uU=`z4zR6&-WepA_oh*u4nI<M|TeH-to-?dwJh;16KtOUOu?1{ZfH!7g6dJfWA8%+WlbQI*ZCR<yKLbAZi6N&+VhdnQIwDkWckIWIy$hHiNX~jaPI!Qs0DG
+%O2W+y_iLKX+>QQcU!Jg4AOEMvZ`rWi#fI`em*R~Z2y_*?AaQAF?!8_{F*r!jy+qgLc#xR=m#clz?htj*%2H+@XUb|AgBBY0-`QLeq{T;xo1<Ji@F%zehN?@
+d*;qyI0%k#j|=r}z4ox#YWAKQ+wJaFW3{=~Y}6~Ss0(mb!gZgvR}rk>(&r`cRzvSLyFJ9r-2Q_CrQV?b+zz^w$xE=<Ypy<O^o(w=)@#I;$8{putwy`vY_H=E
+$W#n7*+abu=OVbZTC;_SOkz^K*<G#ab;M;8TWz-=wL4GRmE6O1n78Z$>E5=KPi~44V(w5ix)Unbeg1iH_xCff#t9$a-I=9?_u%I@;BrhA4d3<-2K^M3tfp&i
+b!pFa_l7pxd}q9S$8?T3>S`Pn4De<HbF|M0wBO<-5G~j3&&G&QUxzGNnQBmJr6Q{+C8JpNT>xvM6;z+*S1v@<d4km?O7${;$2Kws7FV?*hcqps!hLf%+%fyl
+sg0lti?MbDWyYt!k9upX7hpD^%EOhNkJPsy$83Ocby4O@(l(t@sT!0m+Zyi=2Ynneo(g&dru{{M3fcRi8T6kCLEXfC5a#3dnN&$JG~v?>+|i&<87k;}6cb_Q
+D~d3CoCtF<5f0$2bPO)Xw;}J@{&*OOlUzuggrappmJr!YipYMf0EBa2)@8i~`CaDisK81q=i~|85$b|Q`>VnZ+zmY29Epp26^cFu5cvs5NdYK6WYpc=^=;-P
+vpOGzx1BluwqJwtq3Hw$JD*SQr=XVzjGf1iU3~7e7q9(I0aZQ?zrPjac;9wxi<|6Xgf&Xrp?DHo7^PZ=GU|il9u945kKbTv<w|m9O`^j2ky+|HM00k>KDV0E
+%2ILxoe|(%LHjTdIs3qN0_~>?nzY0qhRqyVp2gUL&IamTI4^H&1kXHoy!VV>&^Z~`V<?=G9}Rqe;Oz1HiYQixUa3wZsV?ZW_n;)f2`jq;&u99Y)!9H*Av-jE
+p&RsD+rV2%$chA1!6#cm3@L^y2g?}5Q2U7ja}lXY+Nead5&7u57PFe1PQRyzaCI5-mK~r?5OpNdIKRxI!m@}8%Qfdn7ev}^sI1#uU4_w1F<|ZAXkrpE*U5=l
+D=%u+Gbfw1dLK$=zi;moD;o(<P)(evCnB8=jGO?}Z$a4|2Yq*Bv)S1bXO}oVfoN}nT01lcr<Bfr6gU?l|G$^dcj5dK5?(qC<_ig3gHo6=vq)3aWf1Y4B*2h;
+-RHK$lhhJ}^$1A&nF0&3)ww|5f#M-b${U&9bM6NhWEnjXNOVLYrFsu$iO?n<a49ZV+u~ah=gCMz|FsOo$+`*ll_dLLpnXRcof;OS701l9iX#(N9FmG;PZ1eE
+0$2~#_k{}_?PDmdOZrT_r8{;k;kfC5cqv*15&p}(20|}|zTRS<nb3-%_8Uw@TdrxHmZ>Eu?0W9V2sz7>@go$*0*ci&LJ8#pmw++w@1s97{J{^HlyZ830J=C%
+++Qwvf8T>LW00Tv4aj=#p-7t|`bOw%OLq@-N^%<IegMVEEFp0vyx@znFhxoEg`yC3G|0F1Hk8+fWB=KyO-_3Q^^wisCz=|yv_-hk8u-C#IGb;y{X&6@2^3%N
+{Ui&q{4$&s^#%`Mp63fjVD1cU7A#}g4G)t&LZHui(#Y5Ti3w=9IMGGN9Erl1eiN;wYxCP+gB06(6Y|K~c;txqsm4x#C|!_Xw9Sr4Y-WjFHT|%gNTE|YmQy(P
+;w<Bge5*HL{=oKpBsAEvi+PHj<50GzHilXDm3lmc1xNehbo84TjpGJ}Gae3w{o%NcL-iI^F!itu*BKre_(hbBRTuLF-a)WVq1uN~mL;FMIeIp}2HT#GZVzBS
+Dh2f_yt>+HwHm9vW~XgzcIxrMA1n0)!B)4S_gLv4$JMq-XP`2(@~<4LY`d(SRzKkFoQui&hH7$kF{SWfdb|O}N#Uekij&D@VfFG9EMKX^$|9ELsR`mprBb~z
+4b2w2rM#^W)+YH^l(l#c7iBG(w6&om<tl1q^JLCby*d@o*Lw_ekzlP}i$&x_mQa1|7z(y3p7>qJAoJ>l*lENX7ZY&K&wa=e2OGVADdI%$U-tC4={F%qU8Nc!
+lKpLUDFwr~{shj%T%@W+HcNG_)$7O7u(e-)OX|<p;EL2|GOf|TdGVgqm3ZTcRI-Hg(>A75T7{52csz+U4`{I=U|hJjVb-S*p7^QJDwNW43hhr>m}MXm>$o@N
+j!O*DQ2>&AJbj)yF##@8YMMP?2Kdw+dyYAj`db{*v`B36#>}l|b@GWhM1>{aQem5;=raN?irTAC+IRh650eICyiemrK?eca-p4qVBhkahV3CNkEktlxFe3G%
+XlyRfIhWGI6`vW2(DxwE54KoLCePntC_Yh8s&`;^I2aAE_Jw3!-Xa)rVT_C<PAu&<So@_!Wm96XE^WE2!8yl1B>k`mWjQH?waF~~ESs_>t#c!ha?H`qVu{5+
+G6118Q-j~vqg}0qw2PP&cVVQ=$dQu4N49muqc9(l1|Qz}fM&%^Qzm2eYjB1%`iAbF;qH8jH|0|`$?EeQ++k4lI?M^eouh!N3?VCX;6nnFiI_+W5h5nF4N%>o
+MWip+oW&E3rov{`!pig8Fu!l2pbabt*eY=1DrGvO;aGG9l4WDIZ5(=oAiyk}D+_@=VIb1G3_R2EO|JH3b|e|51yG5re(E)+NPFgV(#|BMt$m5rVZ>@ke#*#s
+4~h<mi`n&To3F$+ED{L2H1Y~$?~SlN728b4SS1%c(&Hh`!YsGhxNPg(P3sd<Z5<1<&@@v;fsSote$KfepM+}C8O-YRTl;bbAhfut)h|5)I((;Z^A#uKSXG#r
+R;p%GE92aYH&13?sCn`p6v;YlYW~Ej1wu^QCg(w==}t7<)!<wN`V|7+XHecECL)SLQEezvwJ{}EC+Z@C_N2i(U0npJwgz*2%Sm&lFfnQ6M4{wuX3g4rFsIY{
+_&DAXMuf=UAn3Pt6XwOlus^{fBP)X0Kx;syYX?-dCw;2BSnJU@R#B}cBh>0M);Z>M+C6R_41PNE(CTnj+MBZ(Mn~mT(Gfirt;(e+COvY5y$&VT>p&Mmk#aAB
+lG9GaNj9eakQMxqUHJ(<h=ptA*dQDU<2T`qV}BkP3C`vScuR1n4d9|~2i{T2p{3Tk5^1fU*ifSlEU$0#qL>Y|Z@^-5E2&kIx|cSBrTW0{o1XPjS)7t5Xe&@n
++b-1nzB_g%?-+ET%|p3P9{z=+c?0J7_@qYA?H|oRagxK3`ny$YH&P$$mtaA{t#;aNQl`@v`*T<ig{Wq|)u_ynS9b}xUh8c%bV8mXkN6S>3;fnog2=`YdZVXP
+M2`H6AR)GD+g)U7HU{3Pwa8Bb`51VuLH}GRpu|-P-0gL?wh&%i`Fjq^HBuFc&H}5!d3cQ1;1QResKH~deG5vG$B)+F$p8_p!Bav7D_p5Jjux(ROo$e)QP=$d
+W|=Ehm!gd~$uC!{X(*|4BK%yea}smCvCc`tIr17>&e#(*bkg9GHFTPld><-tLszdyPnGI%s;?hU#Fy`bnlw@MM&!+Rn#ZW#Jc*2Nf)`C~IC{~tnMW@=V(>4&
+i}0&l<i{4<^IVU&6_ZVb+rQ32sX<6si;?^a)X?>gjy7HEcG@w|av7E)*k=22t<|g>-P+>@dY5Z(DHW|ZKHhG0d+2K76zxvWXl`z`8k>!FkNzHX1*#E>R&%r2
+BZJiq`il@cz6ieF>^?Hqwp%T9KIr%&IP@Pnb$qiaD0C_Wl~3^0+3u}&Hp8Ef3JIZ5=fr(mF&)cY9He8prz>GqbS1_Xery`O+M@<C^0=W_$_du%jat3cY&R-%
+iTmIz(@iS#30aW^>C%-miJkc!8T7j7$twSYpRTe{VF{?=?e~Q`@{|-I$NW&G?M@m<;t^g+e}tcz`Usyn%_ICD6(~}RXga&D6#SKVlfZIEXviXUXCw66g%K`f
+nSsf-yS^NrZ+Wut@+PNhIOx0d$)xIin2Vso7bzwD$uW0e4#$({6FT^C=6yx`odWPMe97B_%I?4(TE@Y^9h&k}&<&ZXaK`c)A%85W^)tJXv0vSQ`6vndUjreW
+K{g;yV3zIoy}`beRLLNr68{CT)zw-
 """
 
 _messages: Any = _Messages(_DESCRIPTORS)

@@ -60,12 +60,12 @@ def take_and_close(listener):
 
 
 class Errors(unittest.TestCase):
-    def save(self, *answers, timeout=10.0):
+    def save(self, *answers, timeout=10.0, request_id=""):
         """Saves once; returns how often the daemon was called."""
         self.daemon = Daemon(*answers)
         self.addCleanup(self.daemon.server.stop, None)
         with forebay.Client(self.daemon.target) as client:
-            self.assertEqual(client.save("players", 1, {"level": 2}, timeout=timeout), "t")
+            self.assertEqual(client.save("players", 1, {"level": 2}, timeout=timeout, request_id=request_id), "t")
         return self.daemon.calls
 
     def fails(self, kind, *answers, timeout=10.0):
@@ -99,6 +99,10 @@ class Errors(unittest.TestCase):
             with self.subTest(code=answer.code):
                 self.fails(forebay.OutcomeUnknown, answer)
                 self.assertEqual(self.daemon.calls, 1)
+
+    def test_with_a_request_id_it_is_tried_again(self):
+        lost = [Fail(grpc.StatusCode.UNAVAILABLE), Fail(grpc.StatusCode.INTERNAL, "OUTCOME_UNKNOWN")]
+        self.assertEqual(self.save(*lost, request_id="once"), 3)
 
     def test_a_broken_connection_leaves_the_outcome_unknown(self):
         with socket.create_server(("127.0.0.1", 0)) as listener, forebay.Client(f"127.0.0.1:{listener.getsockname()[1]}") as client:

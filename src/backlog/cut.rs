@@ -30,13 +30,15 @@ impl Part {
     pub(super) fn joins(&self, later: &Self, reaches: &Reaches) -> bool {
         let apart = later.collections.keys().all(|id| !self.acted.contains(id)) && later.acted.iter().all(|&id| !self.concerns(id));
         apart
-            && later.collections.iter().filter(|&(&id, _)| reaches.forbids_replace(id)).all(|(&id, fold)| {
+            && later.collections.iter().all(|(&id, fold)| {
                 let Some(earlier) = self.collections.get(&id) else { return true };
-                fold.objects.iter().all(|(key, object)| match &object.fold {
-                    Fold::Set { columns, .. } | Fold::Replace { columns, .. } => {
-                        earlier.objects.get(key).is_none_or(|earlier| joins(&earlier.fold, id, columns, reaches))
-                    }
-                    Fold::Delete => earlier.objects.get(key).is_none_or(|earlier| earlier.fold == Fold::Delete),
+                let mut both = fold.objects.iter().filter_map(|(key, later)| Some((&earlier.objects.get(key)?.fold, &later.fold)));
+                both.all(|(earlier, later)| match later {
+                    // What its entries do depends on what was before the first.
+                    Fold::Entries(_) => false,
+                    _ if !reaches.forbids_replace(id) => true,
+                    Fold::Set { columns, .. } | Fold::Replace { columns, .. } => joins(earlier, id, columns, reaches),
+                    Fold::Delete => *earlier == Fold::Delete,
                 })
             })
     }
@@ -58,5 +60,6 @@ fn joins(earlier: &Fold, collection: CollectionId, columns: &ColumnSet, reaches:
     match earlier {
         Fold::Delete => false,
         Fold::Set { columns: earlier, .. } | Fold::Replace { columns: earlier, .. } => !reaches.forbids_union(collection, earlier, columns),
+        Fold::Entries(entries) => !entries.iter().any(|entry| reaches.forbids_union(collection, &entry.columns, columns)),
     }
 }

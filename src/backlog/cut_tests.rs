@@ -41,6 +41,7 @@ fn collections() -> Collections {
         cast: "integer".to_owned(),
         form: ValueForm::Scalar,
         key_form: Some(KeyForm::Int4),
+        number: None,
         not_null: key,
         identity: Identity::No,
         generated: false,
@@ -157,6 +158,7 @@ impl Database {
                         let others = COLUMNS.map(|name| (name, None)).into_iter().collect::<Row>();
                         self.set(name(*id), id_of(key), &others.into_iter().chain(values(body)).collect());
                     }
+                    Fold::Entries(_) => unreachable!("nothing is added, nothing has a version"),
                     Fold::Delete => {}
                 }
             }
@@ -210,6 +212,9 @@ impl Operation {
             key: Key::from_parts([self.id.to_string().as_str()]),
             columns: names.collect(),
             change: change.unwrap_or(Change::Delete),
+            adds: [].into(),
+            version: None,
+            request_id: None,
             batch_left: 0,
             origin: None,
             accepted_at: SystemTime::UNIX_EPOCH,

@@ -1,11 +1,27 @@
 //! Folding: one save at a time into a generation. The same code serves live saves, recovery and rebuilding.
+//!
+//! An object is a list of entries, nearly always one; entry k of every object is applied in round k of the generation. A save is
+//! laid over the last entry if one entry can do what both do, else it becomes the next. The rules, by what is in which place:
+//!
+//! - anything, then a delete: the delete alone. A delete, then a save: a *replace*, in which `add` is the value.
+//! - set, then set: all columns of both, the later value wins. The same over a replace.
+//! - A column that is set, then added to: the sum, if it can be said without Postgres ([`NumberForm::sum`](crate::save::NumberForm::sum));
+//!   if not, two entries. Added to, then set: the value set. Added to twice: the sum of both.
+//! - A column that is added to and that the entry doesn't name: on a row that is there it is added to the stored value, on a
+//!   new row the first save has left it at its default. One statement can't do both, so that save is the next entry: by then
+//!   there is a row. In that entry, and those after it, such a column is one more of those added to.
+//! - With versions, a set may be stale, depending on what Postgres holds. So it folds into a later one only if that one has a higher
+//!   version, names every column of it and adds nothing; over a replace, whose version is known, any higher one folds. A version
+//!   that isn't higher than the one before it is stale for certain: that save is dropped, and counted. What was saved without
+//!   one, before the collection had a version column, stays apart from what has one.
+//! - When the last entry adds nothing any more, as it was all set since, it is laid over the one before.
 
-use std::{collections::hash_map::Entry, sync::Arc};
+use std::{collections::hash_map::Entry as Place, sync::Arc};
 
-use super::{AppendedRow, CollectionFold, Fold, Footprint, Generation, Object, Part};
+use super::{AppendedRow, CollectionFold, Entry, Fold, Footprint, Generation, Object, Part, entry::Laid};
 use crate::{
     collections::Reaches,
-    save::{Accepted, Body, Change, CollectionId, ColumnSet, Key, Save, Sequence},
+    save::{Accepted, Added, Change, CollectionId, ColumnSet, Save, Sequence},
 };
 
 impl Generation {
@@ -49,9 +65,10 @@ impl Generation {
         let collection = part.collections.entry(save.collection).or_default();
         let saved = collection.fold_in(sequence, save);
         // Kept is what this save adds, less what it frees of the earlier ones: that may be more than it adds.
-        collection.bytes = collection.bytes + bytes - saved.bytes;
+        collection.footprint.bytes = collection.footprint.bytes + bytes - saved.bytes;
+        collection.footprint.objects = collection.footprint.objects + 1 - saved.objects;
         self.footprint.bytes = self.footprint.bytes + bytes - saved.bytes;
-        self.footprint.objects += 1 - saved.objects;
+        self.footprint.objects = self.footprint.objects + 1 - saved.objects;
         saved
     }
 
@@ -77,10 +94,7 @@ impl Generation {
     /// What each collection takes of the limits, part by part.
     pub fn by_collection(&self) -> impl Iterator<Item = (CollectionId, Footprint)> {
         let folds = self.parts.iter().flat_map(|part| &part.collections);
-        folds.map(|(&id, fold)| {
-            let objects = (fold.objects.len() + fold.appended.len()) as u64;
-            (id, Footprint { bytes: fold.bytes, objects })
-        })
+        folds.map(|(&id, fold)| (id, fold.footprint))
     }
 }
 
@@ -91,13 +105,7 @@ impl Part {
         let mut sum = Footprint::default();
         for (id, fold) in later.collections {
             let collection = self.collections.entry(id).or_default();
-            let bytes = collection.bytes + fold.bytes;
-            let mut saved = Footprint::default();
-            for (key, object) in fold.objects {
-                saved += collection.fold_object(key, object);
-            }
-            collection.appended.extend(fold.appended);
-            collection.bytes = bytes - saved.bytes;
+            let saved = collection.absorb(fold);
             sum += saved;
         }
         sum
@@ -105,76 +113,160 @@ impl Part {
 }
 
 impl CollectionFold {
-    fn fold_in(&mut self, sequence: Sequence, Save { key, change, columns, .. }: Save) -> Footprint {
-        let fold = match change {
+    fn fold_in(&mut self, sequence: Sequence, Save { key, change, columns, adds, version, .. }: Save) -> Footprint {
+        let change = match change {
             Change::Append(body) => {
                 self.appended.push(AppendedRow { sequence, columns, body });
                 return Footprint::default();
             }
-            Change::Set(body) => Fold::Set { columns, body },
-            Change::Delete => Fold::Delete,
+            Change::Set(body) => {
+                Some(Entry { replaces: false, columns, adds: adds.iter().map(|added| added.column).collect(), body, version })
+            }
+            Change::Delete => None,
         };
-        self.fold_object(key, Object { fold, last: sequence, saves: 1 })
-    }
-
-    fn fold_object(&mut self, key: Key, later: Object) -> Footprint {
         let frame = key.as_bytes().len() as u64 + Save::OVERHEAD_BYTES;
         match self.objects.entry(key) {
-            Entry::Vacant(place) => {
-                place.insert(later);
+            Place::Vacant(place) => {
+                let fold = change.map_or(Fold::Delete, Fold::of);
+                place.insert(Object { fold, last: sequence, saves: 1 });
                 Footprint::default()
             }
-            Entry::Occupied(mut place) => {
-                let bytes = frame + place.get_mut().fold_in(later);
-                Footprint { bytes, objects: 1 }
+            Place::Occupied(mut place) => {
+                let folded = place.get_mut().fold_in(sequence, change, &adds);
+                self.later_rounds = self.later_rounds.max(folded.entries - 1);
+                self.superseded += u64::from(folded.stale);
+                Footprint { bytes: frame * folded.saved.objects + folded.saved.bytes, ..folded.saved }
             }
         }
+    }
+}
+
+impl CollectionFold {
+    /// Folds in what a later part has, and returns what that saved.
+    fn absorb(&mut self, later: Self) -> Footprint {
+        let mut saved = Footprint::default();
+        for (key, object) in later.objects {
+            let frame = key.as_bytes().len() as u64 + Save::OVERHEAD_BYTES;
+            match self.objects.entry(key) {
+                Place::Vacant(place) => drop(place.insert(object)),
+                Place::Occupied(mut place) => {
+                    let folded = place.get_mut().absorb(object);
+                    self.later_rounds = self.later_rounds.max(folded.entries - 1);
+                    saved += Footprint { bytes: frame * folded.saved.objects + folded.saved.bytes, ..folded.saved };
+                }
+            }
+        }
+        self.appended.extend(later.appended);
+        self.later_rounds = self.later_rounds.max(later.later_rounds);
+        self.superseded += later.superseded;
+        let sum = self.footprint + later.footprint;
+        self.footprint = Footprint { bytes: sum.bytes - saved.bytes, objects: sum.objects - saved.objects };
+        saved
+    }
+}
+
+/// What laying a save over an object did.
+struct Folded {
+    /// Entries, and bytes of bodies, that are gone.
+    saved: Footprint,
+    /// Entries there are now.
+    entries: usize,
+    /// The save changes nothing.
+    stale: bool,
+}
+
+impl Object {
+    /// Lays a later set, or else a delete, over this object.
+    fn fold_in(&mut self, sequence: Sequence, later: Option<Entry>, added: &[Added]) -> Folded {
+        let earlier = std::mem::replace(&mut self.fold, Fold::Delete);
+        let entries = earlier.entries() + 1;
+        let bytes = earlier.body_bytes() + later.as_ref().map_or(0, |entry| entry.body.as_bytes().len() as u64);
+        self.last = sequence;
+        self.saves += 1;
+        let mut stale = false;
+        if let Some(later) = later {
+            (self.fold, stale) = earlier.then(later, added);
+        }
+        let left = self.fold.entries();
+        // No body is ever longer than the two that it is made of: a brace pair less, and no sum has more digits than both numbers.
+        let saved = Footprint { bytes: bytes - self.fold.body_bytes(), objects: (entries - left) as u64 };
+        Folded { saved, entries: left, stale }
     }
 }
 
 impl Object {
-    /// Lays later sets and deletes over this object; returns the bytes of bodies that are gone.
-    fn fold_in(&mut self, later: Self) -> u64 {
-        let earlier = std::mem::replace(&mut self.fold, Fold::Delete);
-        let both = earlier.body_bytes() + later.fold.body_bytes();
-        self.last = later.last;
-        self.saves += later.saves;
-        self.fold = earlier.then(later.fold);
-        // `Body::overlaid` never makes more of two bodies than they have: a brace pair and white space less.
-        both - self.fold.body_bytes()
+    /// Lays what a later part has over this object; that has [no entries](super::Part::joins) that depend on what was before.
+    fn absorb(&mut self, later: Self) -> Folded {
+        let before = self.saves;
+        let folded = match later.fold {
+            Fold::Delete => self.fold_in(later.last, None, &[]),
+            Fold::Set { columns, body } => self.fold_in(later.last, Some(Entry::plain(false, columns, body)), &[]),
+            fold @ (Fold::Replace { .. } | Fold::Entries(_)) => {
+                let (bytes, objects) = (self.fold.body_bytes(), self.fold.entries() as u64);
+                let entries = fold.entries();
+                self.fold = fold;
+                Folded { saved: Footprint { bytes, objects }, entries, stale: false }
+            }
+        };
+        (self.last, self.saves) = (later.last, before + later.saves);
+        folded
     }
 }
 
 impl Fold {
-    fn then(self, later: Self) -> Self {
-        match (self, later) {
-            (Self::Set { columns, body }, Self::Set { columns: later_columns, body: later_body }) => {
-                let (columns, body) = union(columns, &body, later_columns, later_body);
-                Self::Set { columns, body }
-            }
-            (Self::Replace { columns, body }, Self::Set { columns: later_columns, body: later_body }) => {
-                let (columns, body) = union(columns, &body, later_columns, later_body);
-                Self::Replace { columns, body }
-            }
-            (Self::Delete, Self::Set { columns, body }) => Self::Replace { columns, body },
-            (_, later @ (Self::Delete | Self::Replace { .. })) => later,
+    /// One entry, in the form that takes the least room.
+    fn of(Entry { replaces, columns, adds, body, version }: Entry) -> Self {
+        match replaces {
+            _ if !adds.is_empty() || version.is_some() => Self::Entries(vec![Entry { replaces, columns, adds, body, version }]),
+            true => Self::Replace { columns, body },
+            false => Self::Set { columns, body },
         }
+    }
+
+    /// The later entry over all of these, and whether it was stale.
+    fn then(self, later: Entry, added: &[Added]) -> (Self, bool) {
+        let earlier = match self {
+            Self::Delete => return (Self::of(Entry { replaces: true, adds: ColumnSet::EMPTY, ..later }), false),
+            Self::Set { columns, body } => Entry::plain(false, columns, body),
+            Self::Replace { columns, body } => Entry::plain(true, columns, body),
+            Self::Entries(mut entries) => {
+                let last = entries.pop().expect("there is always one");
+                return Self::on_top_of(entries, last, later, added);
+            }
+        };
+        Self::on_top_of(Vec::new(), earlier, later, added)
+    }
+
+    fn on_top_of(mut before: Vec<Entry>, last: Entry, later: Entry, added: &[Added]) -> (Self, bool) {
+        let mut laid = last.then(later, added, !before.is_empty());
+        loop {
+            match laid {
+                Laid::Two(last, later) => {
+                    before.extend([last, later]);
+                    return (Self::Entries(before), false);
+                }
+                Laid::Stale(last) => {
+                    before.push(last);
+                    return (Self::Entries(before), true);
+                }
+                Laid::One(one) => match before.pop() {
+                    None => return (Self::of(one), false),
+                    Some(earlier) if one.adds.is_empty() => laid = earlier.then(one, &[], !before.is_empty()),
+                    Some(earlier) => laid = Laid::Two(earlier, one),
+                },
+            }
+        }
+    }
+
+    fn entries(&self) -> usize {
+        if let Self::Entries(entries) = self { entries.len() } else { 1 }
     }
 
     fn body_bytes(&self) -> u64 {
         match self {
             Self::Set { body, .. } | Self::Replace { body, .. } => body.as_bytes().len() as u64,
             Self::Delete => 0,
+            Self::Entries(entries) => entries.iter().map(|entry| entry.body.as_bytes().len() as u64).sum(),
         }
     }
-}
-
-/// Set + set: all columns of both, the later value wins. A later body that names every column is taken as it is; what the
-/// earlier one may hold beyond them is the key.
-fn union(mut columns: ColumnSet, body: &Body, later_columns: ColumnSet, later_body: Body) -> (ColumnSet, Body) {
-    if later_columns.covers(&columns) {
-        return (later_columns, later_body);
-    }
-    columns.extend(&later_columns);
-    (columns, body.overlaid(&later_body))
 }

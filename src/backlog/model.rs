@@ -5,10 +5,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Fold, Generation};
-use crate::save::{Body, Change, CollectionId, Key, LaneId, Save};
+use super::{Fold, Generation, Object};
+use crate::save::{Added, Body, Change, CollectionId, Key, LaneId, NumberForm, Save};
 
 pub(crate) const COLUMNS: u16 = 5;
+/// From here on columns are numbers.
+pub(crate) const NUMBERS: u16 = 3;
+/// Where versioned saves have their version.
+pub(crate) const VERSION: u16 = 2;
 pub(crate) const ROWS: CollectionId = CollectionId(0);
 pub(crate) const LOG: CollectionId = CollectionId(1);
 
@@ -21,19 +25,64 @@ pub(crate) struct Model {
     pub(crate) log: Vec<Row>,
 }
 
-fn defaults() -> Row {
-    (0..COLUMNS).map(|column| (column, format!("\"default {column}\""))).collect()
+/// The fourth column is a plain numeric, the fifth a numeric(6,2).
+pub(crate) fn form(column: u16) -> Option<NumberForm> {
+    match column {
+        3 => Some(NumberForm::Unbounded),
+        4 => Some(NumberForm::Numeric { precision: 6, scale: 2 }),
+        _ => None,
+    }
 }
 
-fn values(body: &Body) -> Row {
+fn defaults() -> Row {
+    let default = |column| match column {
+        3 => "7.00".to_owned(),
+        4 => "null".to_owned(),
+        _ => format!("\"default {column}\""),
+    };
+    (0..COLUMNS).map(|column| (column, default(column))).collect()
+}
+
+fn values(body: &Body) -> Vec<(u16, String)> {
     let column = |name: &str| name.strip_prefix('c')?.parse().ok();
-    body.members().into_iter().filter_map(|member| Some((column(&member.name)?, member.value.to_owned()))).collect()
+    body.members().into_iter().filter_map(|member| Some((column(&member.name)?, held(column(&member.name)?, member.value)))).collect()
+}
+
+/// A value as its column holds it: numbers in hundredths of a hundredth, in the last column rounded to hundredths.
+fn held(column: u16, json: &str) -> String {
+    match units(json).filter(|_| column >= NUMBERS) {
+        None => json.to_owned(),
+        Some(units) if column == 4 => shown((units.abs() + 50) / 100 * 100 * units.signum()),
+        Some(units) => shown(units),
+    }
+}
+
+fn units(json: &str) -> Option<i64> {
+    let text = json.trim_matches('"');
+    let (whole, behind) = text.trim_start_matches('-').split_once('.').unwrap_or((text.trim_start_matches('-'), ""));
+    let units = whole.parse::<i64>().ok()? * 10_000 + format!("{behind:0<4}").parse::<i64>().ok()?;
+    Some(if text.starts_with('-') { -units } else { units })
+}
+
+fn shown(units: i64) -> String {
+    let sign = if units < 0 { "-" } else { "" };
+    format!("{sign}{}.{:04}", units.abs() / 10_000, units.abs() % 10_000)
+}
+
+/// `coalesce(column, 0) + amount`, where what is no number stays what it is.
+fn plus(stored: &str, amount: &str) -> String {
+    match (stored, units(stored)) {
+        ("null", _) => amount.to_owned(),
+        (_, None) => stored.to_owned(),
+        (_, Some(stored)) => shown(stored + units(amount).expect("an amount")),
+    }
 }
 
 impl Model {
     pub(crate) fn execute(&mut self, save: &Save) {
         match &save.change {
-            Change::Set(body) => self.rows.entry(save.key.clone()).or_insert_with(defaults).extend(values(body)),
+            Change::Set(_) if self.is_stale(&save.key, save.version) => {}
+            Change::Set(body) => self.set(&save.key, body, save.adds.len()),
             Change::Delete => drop(self.rows.remove(&save.key)),
             Change::Append(body) => {
                 self.log.push(defaults().into_iter().chain(values(body)).collect());
@@ -41,29 +90,79 @@ impl Model {
         }
     }
 
+    /// Whether the row has a version as high as this. The version is the third column; what is no number there is none.
+    fn is_stale(&self, key: &Key, version: Option<i64>) -> bool {
+        let stored = self.rows.get(key).and_then(|row| row[&VERSION].parse::<i64>().ok());
+        version.is_some_and(|version| stored.is_some_and(|stored| stored >= version))
+    }
+
+    /// Updates a row, adding the first so many values, or inserts it.
+    fn set(&mut self, key: &Key, body: &Body, adds: usize) {
+        let Some(row) = self.rows.get_mut(key) else {
+            self.rows.insert(key.clone(), defaults().into_iter().chain(values(body)).collect());
+            return;
+        };
+        for (place, (column, value)) in values(body).into_iter().enumerate() {
+            let value = if place < adds { held(column, &plus(&row[&column], &value)) } else { value };
+            row.insert(column, value);
+        }
+    }
+
     pub(crate) fn apply(&mut self, generation: &Generation) {
         for fold in generation.parts.iter().flat_map(|part| part.collections.values()) {
-            for (key, object) in &fold.objects {
-                match &object.fold {
-                    Fold::Set { columns, body } => {
-                        let named = values(body).into_iter().filter(|(column, _)| columns.contains(*column));
-                        self.rows.entry(key.clone()).or_insert_with(defaults).extend(named);
-                    }
-                    Fold::Replace { body, .. } => {
-                        let fresh = defaults().into_iter().chain(values(body)).collect();
-                        self.rows.insert(key.clone(), fresh);
-                    }
-                    Fold::Delete => drop(self.rows.remove(key)),
-                }
+            for round in 0..=fold.later_rounds {
+                fold.objects.iter().for_each(|(key, object)| self.apply_entry(key, object, round));
             }
             self.log.extend(fold.appended.iter().map(|row| defaults().into_iter().chain(values(&row.body)).collect::<Row>()));
+        }
+    }
+
+    fn apply_entry(&mut self, key: &Key, object: &Object, round: usize) {
+        match &object.fold {
+            Fold::Entries(entries) => {
+                let Some(entry) = entries.get(round) else { return };
+                assert!(round == 0 || !entry.replaces, "only a first entry replaces");
+                if entry.replaces {
+                    self.rows.remove(key);
+                }
+                if self.is_stale(key, entry.version) {
+                    return;
+                }
+                assert!(round == 0 || self.rows.contains_key(key), "a later entry finds the row there");
+                self.set(key, &entry.body, entry.adds.len());
+            }
+            _ if round > 0 => {}
+            Fold::Set { body, .. } => self.set(key, body, 0),
+            Fold::Replace { body, .. } => {
+                self.rows.remove(key);
+                self.set(key, body, 0);
+            }
+            Fold::Delete => drop(self.rows.remove(key)),
         }
     }
 }
 
 pub(crate) fn save(key: u8, collection: CollectionId, change: Change) -> Save {
-    let columns = change.body().map(|body| values(body).keys().copied().collect()).unwrap_or_default();
+    let columns = change.body().map(|body| values(body).into_iter().map(|(column, _)| column).collect()).unwrap_or_default();
     let key = if collection == LOG { Key::none() } else { Key::from_parts([key.to_string().as_str()]) };
     let accepted_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
-    Save { lane: LaneId(0), collection, key, change, columns, batch_left: 0, origin: None, accepted_at }
+    Save {
+        lane: LaneId(0),
+        collection,
+        key,
+        change,
+        columns,
+        adds: [].into(),
+        version: None,
+        batch_left: 0,
+        origin: None,
+        request_id: None,
+        accepted_at,
+    }
+}
+
+/// A set whose first members are added to their columns.
+pub(crate) fn adding(key: u8, body: Body, adds: usize) -> Save {
+    let added = values(&body).into_iter().take(adds).map(|(column, _)| Added { column, form: form(column) }).collect();
+    Save { adds: added, ..save(key, ROWS, Change::Set(body)) }
 }

@@ -3,28 +3,79 @@ use std::collections::BTreeMap;
 use proptest::{prelude::*, sample::Index};
 
 use super::{
-    model::{COLUMNS, LOG, Model, ROWS, Row, save},
+    model::{COLUMNS, LOG, Model, NUMBERS, ROWS, Row, VERSION, adding, form, save},
     *,
 };
 use crate::save::{Change, Save};
 
+/// A value of a column: text, or a number that its column may have to round or that can't be summed.
+fn value(column: u16) -> BoxedStrategy<String> {
+    if column < NUMBERS {
+        return "\"[a-z\u{e9}]{0,3}\"".boxed();
+    }
+    let number = (-30_000..30_000_i64, 0..4_u32).prop_map(|(units, places)| decimal(units, places));
+    prop_oneof![6 => number.clone(), 2 => number.prop_map(|number| format!("\"{number}\"")), 1 => Just("null".to_owned()), 1 => Just("\"NaN\"".to_owned())].boxed()
+}
+
+fn decimal(units: i64, places: u32) -> String {
+    let (sign, units, one) = (if units < 0 { "-" } else { "" }, units.unsigned_abs(), 10_u64.pow(places));
+    match places {
+        0 => format!("{sign}{units}"),
+        _ => format!("{sign}{}.{:0width$}", units / one, units % one, width = places as usize),
+    }
+}
+
+fn members() -> impl Strategy<Value = Vec<(u16, String)>> {
+    prop::sample::subsequence((0..COLUMNS).collect::<Vec<_>>(), 0..4)
+        .prop_flat_map(|columns| columns.into_iter().map(|column| value(column).prop_map(move |value| (column, value))).collect::<Vec<_>>())
+}
+
 /// A body with white space and escapes that folding may shorten, and the key as a member now and then.
 fn body() -> impl Strategy<Value = Body> {
-    let member = (0..COLUMNS, "[a-z\u{e9}]{0,3}");
-    (prop::collection::btree_map(0..COLUMNS, member.prop_map(|(_, text)| text), 0..4), any::<[bool; 3]>()).prop_map(
-        |(members, [spaced, escaped, keyed])| {
-            let c = if escaped { "\\u0063" } else { "c" };
-            let gap = if spaced { " " } else { "" };
-            let mut list: Vec<_> = members.iter().map(|(column, text)| format!("{gap}\"{c}{column}\":{gap}\"{text}\"")).collect();
-            list.extend(keyed.then(|| "\"key\":1".to_owned()));
-            Body::parse(format!("{{{}{gap}}}", list.join(",")).as_bytes()).expect("a body")
+    (members(), any::<[bool; 3]>()).prop_map(|(members, style)| written(&members, style))
+}
+
+fn written(members: &[(u16, String)], [spaced, escaped, keyed]: [bool; 3]) -> Body {
+    let c = if escaped { "\\u0063" } else { "c" };
+    let gap = if spaced { " " } else { "" };
+    let mut list: Vec<_> = members.iter().map(|(column, value)| format!("{gap}\"{c}{column}\":{gap}{value}")).collect();
+    list.extend(keyed.then(|| "\"key\":1".to_owned()));
+    Body::parse(format!("{{{}{gap}}}", list.join(",")).as_bytes()).expect("a body")
+}
+
+/// A save that adds to one or both of the numbers, as the front door makes it, and may set other columns.
+fn any_add() -> impl Strategy<Value = Save> {
+    let added = prop::sample::subsequence(vec![3, 4], 1..=2);
+    (0..4u8, added, prop::array::uniform2((-30_000..30_000_i64, 0..4_u32)), members(), any::<bool>()).prop_map(
+        |(key, added, amounts, set, spaced)| {
+            let amount = |(column, (units, places)): (u16, (i64, u32))| {
+                let amount =
+                    form(column).expect("a number").amount(&decimal(units % 100_000, places)).or_else(|_| Ok::<_, ()>("1.00".to_owned()));
+                (column, amount.expect("an amount"))
+            };
+            let mut members: Vec<_> = added.iter().copied().zip(amounts).map(amount).collect();
+            members.extend(set.into_iter().filter(|(column, _)| !added.contains(column)));
+            adding(key, written(&members, [spaced, false, false]), added.len())
         },
     )
+}
+
+/// A save with a version, which may add.
+fn any_versioned() -> impl Strategy<Value = Save> {
+    let plain = (0..4u8, members()).prop_map(|(key, members)| (key, members, 0));
+    let adds = (0..4u8, -9..9i64).prop_map(|(key, amount)| (key, vec![(3, amount.to_string())], 1));
+    (prop_oneof![4 => plain, 1 => adds], 0..9i64).prop_map(|((key, mut members, adds), version)| {
+        members.retain(|(column, _)| *column != VERSION);
+        members.push((VERSION, version.to_string()));
+        Save { version: Some(version), ..adding(key, written(&members, [false; 3]), adds) }
+    })
 }
 
 fn any_save() -> impl Strategy<Value = Save> {
     prop_oneof![
         5 => (0..4u8, body()).prop_map(|(key, body)| save(key, ROWS, Change::Set(body))),
+        5 => any_add(),
+        5 => any_versioned(),
         2 => (0..4u8).prop_map(|key| save(key, ROWS, Change::Delete)),
         1 => body().prop_map(|body| save(0, LOG, Change::Append(body))),
     ]
@@ -49,8 +100,12 @@ fn history() -> impl Strategy<Value = Vec<Accepted>> {
 }
 
 fn existing() -> impl Strategy<Value = BTreeMap<Key, Row>> {
-    prop::collection::btree_map(0..4u8, prop::collection::btree_map(0..COLUMNS, "\"old[0-9]\"", COLUMNS as usize), 0..4)
-        .prop_map(|rows| rows.into_iter().map(|(key, row)| (Key::from_parts([key.to_string().as_str()]), row)).collect())
+    let row = (0..3u8, "[0-9]").prop_map(|(number, text)| {
+        let numbers = [["1.0050", "-2.0000"], ["null", "null"], ["\"NaN\"", "0.0500"]][usize::from(number)];
+        let texts = (0..NUMBERS).map(|column| (column, format!("\"old{text}\"")));
+        texts.chain((NUMBERS..).zip(numbers.map(str::to_owned))).collect::<Row>()
+    });
+    prop::collection::btree_map((0..4u8).prop_map(|key| Key::from_parts([key.to_string().as_str()])), row, 0..4)
 }
 
 proptest! {
@@ -116,12 +171,14 @@ fn counted(generation: &Generation) -> Footprint {
     let mut sum = Footprint::default();
     for fold in generation.parts.iter().flat_map(|part| part.collections.values()) {
         let rows = fold.appended.iter().map(|row| row.body.as_bytes().len());
-        let objects = fold.objects.iter().map(|(key, object)| {
-            key.as_bytes().len()
-                + match &object.fold {
-                    Fold::Set { body, .. } | Fold::Replace { body, .. } => body.as_bytes().len(),
-                    Fold::Delete => 0,
-                }
+        let objects = fold.objects.iter().flat_map(|(key, object)| {
+            let bodies = match &object.fold {
+                Fold::Set { body, .. } | Fold::Replace { body, .. } => vec![body.as_bytes().len()],
+                Fold::Delete => vec![0],
+                Fold::Entries(entries) => entries.iter().map(|entry| entry.body.as_bytes().len()).collect(),
+            };
+            assert!(bodies.len() <= fold.later_rounds + 1);
+            bodies.into_iter().map(|bytes| key.as_bytes().len() + bytes)
         });
         for bytes in rows.chain(objects) {
             sum += Footprint { bytes: bytes as u64 + Save::OVERHEAD_BYTES, objects: 1 };
@@ -166,4 +223,61 @@ fn a_full_generation_waits_for_the_end_of_its_batch() {
     assert_eq!((generation.saves, generation.footprint.objects), (4, 4));
     assert_eq!(backlog.after(), Sequence::from_u64(4));
     assert_eq!((backlog.oldest_accepted_at(), generation.oldest_accepted_at.is_some()), (None, true));
+}
+
+/// The entries that versioned saves fold into, and how many of these were stale.
+fn versions(saves: &[(i64, &str)]) -> (Vec<String>, u64) {
+    let saves = (1..).zip(saves).map(|(n, &(version, json))| {
+        let body = Body::parse(json.as_bytes()).expect("a body");
+        Accepted { sequence: Sequence::from_u64(n), save: Save { version: Some(version), ..adding(1, body, 0) } }
+    });
+    let generation = Generation::fold(Sequence::ZERO, Arc::default(), saves);
+    let fold = &generation.parts[0].collections[&ROWS];
+    let Fold::Entries(entries) = &fold.objects[&Key::from_parts(["1"])].fold else { panic!("a version is not plain") };
+    (entries.iter().map(|entry| entry.body.as_str().to_owned()).collect(), fold.superseded)
+}
+
+#[test]
+fn a_versioned_save_folds_only_into_a_higher_one_that_names_all_of_its_columns() {
+    let (one, two, three) = ((1, r#"{"c2":1,"c0":"a"}"#), (2, r#"{"c2":2,"c1":"b"}"#), (3, r#"{"c2":3,"c0":"c","c1":"c"}"#));
+    assert_eq!(versions(&[one, two]), (vec![one.1.to_owned(), two.1.to_owned()], 0));
+    assert_eq!(versions(&[one, two, three]), (vec![three.1.to_owned()], 0));
+    assert_eq!(versions(&[three, two, one, three]), (vec![three.1.to_owned()], 3));
+}
+
+/// The entries that these saves fold into: what is added, marked `+`, and what is set.
+fn entries(saves: &[(&str, usize)]) -> Vec<String> {
+    let saves = (1..).zip(saves).map(|(n, &(json, adds))| {
+        let body = Body::parse(json.as_bytes()).expect("a body");
+        Accepted { sequence: Sequence::from_u64(n), save: adding(1, body, adds) }
+    });
+    let generation = Generation::fold(Sequence::ZERO, Arc::default(), saves);
+    match &generation.parts[0].collections[&ROWS].objects[&Key::from_parts(["1"])].fold {
+        Fold::Entries(entries) => entries.iter().map(|entry| format!("+{} {}", entry.adds.len(), entry.body.as_str())).collect(),
+        Fold::Set { body, .. } => vec![body.as_str().to_owned()],
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_added_is_summed() {
+    assert_eq!(entries(&[(r#"{"c3":1}"#, 1), (r#"{"c3":2.5}"#, 1)]), [r#"+1 {"c3":3.5}"#]);
+    assert_eq!(entries(&[(r#"{"c4":1.005}"#, 0), (r#"{"c4":1.00}"#, 1)]), [r#"{"c4":2.01}"#]);
+    assert_eq!(entries(&[(r#"{"c4":null}"#, 0), (r#"{"c4":1.00}"#, 1)]), [r#"{"c4":1.00}"#]);
+    assert_eq!(entries(&[(r#"{"c4":1.00}"#, 1), (r#"{"c4":7}"#, 0)]), [r#"{"c4":7}"#]);
+    assert_eq!(entries(&[(r#"{"c3":1}"#, 1), (r#"{"c0":"a"}"#, 0), (r#"{"c3":1,"c0":"b"}"#, 1)]), [r#"+1 {"c3":2,"c0":"b"}"#]);
+}
+
+#[test]
+fn an_add_that_comes_after_the_row_is_made_is_an_entry_of_its_own() {
+    let (name, add) = ((r#"{"c0":"a"}"#, 0), (r#"{"c3":1}"#, 1));
+    assert_eq!(entries(&[name, add, add]), [r#"+0 {"c0":"a"}"#, r#"+1 {"c3":2}"#]);
+    assert_eq!(entries(&[name, add, (r#"{"c4":5.00}"#, 1)]), [r#"+0 {"c0":"a"}"#, r#"+2 {"c3":1,"c4":5.00}"#]);
+    assert_eq!(entries(&[name, add, (r#"{"c3":9}"#, 0)]), [r#"{"c0":"a","c3":9}"#]);
+    assert_eq!(entries(&[(r#"{"c3":"NaN"}"#, 0), add, add]), [r#"+0 {"c3":"NaN"}"#, r#"+1 {"c3":2}"#]);
+}
+
+#[test]
+fn an_object_that_is_only_set_takes_no_more_room_than_before_there_were_adds() {
+    assert!(size_of::<Object>() <= 56, "{}", size_of::<Object>());
 }

@@ -53,6 +53,8 @@ pub(crate) struct State {
     /// Saves that streams accept before they keep quiet.
     pub(crate) answer_saves_max: Option<u64>,
     pub(crate) unary_calls: u64,
+    /// Those that unary calls carried, accepted or not.
+    pub(crate) request_ids: Vec<String>,
     pub(crate) stream_calls: u64,
     pub(crate) deadlines: Vec<bool>,
 }
@@ -220,10 +222,11 @@ struct Service {
 }
 
 impl Service {
-    fn unary(&self, deadline: bool, saves: &[proto::Save]) -> Result<Vec<String>, Status> {
+    fn unary(&self, deadline: bool, request_id: String, saves: &[proto::Save]) -> Result<Vec<String>, Status> {
         let mut state = self.state.lock().expect("no holder panics");
         state.unary_calls += 1;
         state.deadlines.push(deadline);
+        state.request_ids.extend(Some(request_id).filter(|id| !id.is_empty()));
         if let Some(status) = state.errors.pop_front() {
             return Err(status);
         }
@@ -242,8 +245,8 @@ type Answers = Pin<Box<dyn Stream<Item = Result<SaveStreamResponse, Status>> + S
 impl SaveService for Service {
     async fn save(&self, request: Request<proto::SaveRequest>) -> Result<Response<proto::SaveResponse>, Status> {
         let (deadline, peer) = (has_deadline(&request), request.remote_addr());
-        let save = request.into_inner().save.expect("a save");
-        let ticket = self.unary(deadline, &[save])?.remove(0);
+        let proto::SaveRequest { save, request_id, .. } = request.into_inner();
+        let ticket = self.unary(deadline, request_id, &[save.expect("a save")])?.remove(0);
         let mute = {
             let mut state = self.state.lock().expect("no holder panics");
             state.peers.extend(peer);
@@ -257,7 +260,8 @@ impl SaveService for Service {
 
     async fn save_batch(&self, request: Request<proto::SaveBatchRequest>) -> Result<Response<proto::SaveBatchResponse>, Status> {
         let deadline = has_deadline(&request);
-        let tickets = self.unary(deadline, &request.get_ref().saves)?;
+        let batch = request.into_inner();
+        let tickets = self.unary(deadline, batch.request_id, &batch.saves)?;
         let results = tickets.into_iter().map(|ticket| proto::SaveResult { ticket, ..Default::default() }).collect();
         Ok(Response::new(proto::SaveBatchResponse { results, deduplicated: false }))
     }
@@ -301,7 +305,7 @@ impl SaveService for Service {
     }
 
     async fn flush(&self, request: Request<proto::FlushRequest>) -> Result<Response<proto::FlushResponse>, Status> {
-        self.unary(has_deadline(&request), &[])?;
+        self.unary(has_deadline(&request), String::new(), &[])?;
         Ok(Response::new(proto::FlushResponse { through: 7 }))
     }
 

@@ -62,6 +62,17 @@ async fn unknown_outcomes_are_repeated_on_demand() {
 }
 
 #[tokio::test]
+async fn a_save_with_a_request_id_is_repeated_until_its_outcome_is_known() {
+    let fake = Fake::start().await;
+    fake.state().errors.extend([Status::internal("lost"), Status::internal("lost")]);
+    client(fake.address).await.save_once(player(1), "id").await.expect("the third attempt");
+    let batch = [player(2)];
+    fake.state().errors.push_back(Status::internal("lost"));
+    client(fake.address).await.save_batch_once(batch, false, "other").await.expect("the second attempt");
+    assert_eq!(fake.state().request_ids, ["id", "id", "id", "other", "other"]);
+}
+
+#[tokio::test]
 async fn a_call_gives_up_in_time_with_the_last_error() {
     let fake = Fake::start().await;
     fake.state().errors = (0..100).map(|_| error(Code::Unavailable, "STARTING", None)).collect();

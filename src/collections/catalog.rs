@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, RefusedTable, ValueForm, order, reach};
-use crate::save::{CollectionId, LaneId};
+use crate::save::{CollectionId, ColumnIndex, LaneId, NumberForm};
 
 /// Every table of the schemas that the settings name, as read in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +78,8 @@ pub struct CatalogColumn {
     pub form: ValueForm,
     /// Its canonical key form, if its type has one.
     pub key_form: Option<KeyForm>,
+    /// What numbers it holds, if its type is an integer or numeric.
+    pub number: Option<NumberForm>,
     /// NOT NULL.
     pub not_null: bool,
     /// `generated ... as identity`.
@@ -217,6 +219,7 @@ fn place(built: &mut Collections, mut fresh: Collection) {
     }
     let names: Vec<_> = fresh.key.iter().map(|&index| fresh_name(&fresh.by_name, index)).collect();
     merged.key = names.iter().map(|name| merged.by_name[name]).collect();
+    merged.version = fresh.version.map(|index| merged.by_name[&fresh_name(&fresh.by_name, index)]);
     built.list[id.0 as usize] = Arc::new(merged);
 }
 
@@ -259,6 +262,7 @@ fn read(table: &CatalogTable, name: &str, settings: &CollectionSettings) -> Resu
             cast: column.cast.clone(),
             form: column.form.clone(),
             key_form: column.key_form.clone(),
+            number: column.number,
             not_null: column.not_null,
             read_only: match (column.generated, column.identity) {
                 (true, _) => Some("a generated column"),
@@ -271,7 +275,27 @@ fn read(table: &CatalogTable, name: &str, settings: &CollectionSettings) -> Resu
     if settings.mode == Mode::Upsert {
         read_key(&mut collection, table, settings)?;
     }
+    if let Some(name) = &settings.version_column {
+        collection.version = Some(read_version(&collection, name)?);
+    }
     Ok(collection)
+}
+
+fn read_version(collection: &Collection, name: &str) -> Result<ColumnIndex, String> {
+    if collection.mode == Mode::Append {
+        return Err("its rows are only added, so they have no `version_column`: leave it out, or set `mode = \"upsert\"`".to_owned());
+    }
+    let (index, column) = collection.column(name).ok_or_else(|| format!("it has no column {name:?}: correct `version_column`"))?;
+    if collection.is_key(index) {
+        return Err(format!("the column {name:?} is part of the key, so it can't be the `version_column`"));
+    }
+    if let Some(why) = column.read_only {
+        return Err(format!("the column {name:?} is {why}, so it can't be the `version_column`"));
+    }
+    match column.number {
+        Some(NumberForm::Integer { .. }) => Ok(index),
+        _ => Err(format!("the column {name:?} has type {}: a `version_column` is an integer", column.cast)),
+    }
 }
 
 fn read_key(collection: &mut Collection, table: &CatalogTable, settings: &CollectionSettings) -> Result<(), String> {

@@ -6,11 +6,11 @@ use std::sync::{
 };
 
 use crate::{
-    collections::{Catalog, CollectionRules, Collections},
+    collections::{Catalog, CollectionRules, Collections, Numbers},
     journal::{Entry, Ledger, LedgerError},
     metrics::Metrics,
     postgres::{Failure, Postgres},
-    save::{Accepted, CollectionId, ColumnSet, Save},
+    save::{Accepted, Save},
 };
 
 /// The collections of this daemon. Cheap to clone.
@@ -79,8 +79,10 @@ impl SharedCollections {
 
     /// Entries of the journal as saves: names become numbers. Names that the catalog doesn't have get numbers too.
     pub(super) fn number(&self, entries: Vec<Entry>) -> Vec<Accepted> {
-        let numbered =
-            |known: &Collections| entries.iter().map(|entry| known.numbers(&entry.record.collection, entry.record.change.body())).collect();
+        let numbered = |known: &Collections| {
+            let records = entries.iter().map(|entry| &entry.record);
+            records.map(|record| known.numbers(&record.collection, record.change.body(), record.adds)).collect()
+        };
         let numbers: Option<Vec<_>> = numbered(&self.now());
         let numbers = numbers.unwrap_or_else(|| {
             let known = self.change(|before| {
@@ -92,7 +94,7 @@ impl SharedCollections {
             });
             numbered(&known).expect("every name was given a number")
         });
-        entries.into_iter().zip(numbers).map(|(entry, (collection, columns))| accepted(entry, collection, columns)).collect()
+        entries.into_iter().zip(numbers).map(|(entry, numbers)| accepted(entry, numbers)).collect()
     }
 
     fn change(&self, make: impl FnOnce(&Collections) -> Collections) -> Arc<Collections> {
@@ -104,7 +106,7 @@ impl SharedCollections {
     }
 }
 
-fn accepted(entry: Entry, collection: CollectionId, columns: ColumnSet) -> Accepted {
+fn accepted(entry: Entry, Numbers { collection, columns, adds, version }: Numbers) -> Accepted {
     let record = entry.record;
     let save = Save {
         lane: record.lane,
@@ -112,8 +114,11 @@ fn accepted(entry: Entry, collection: CollectionId, columns: ColumnSet) -> Accep
         key: record.key,
         change: record.change,
         columns,
+        adds,
+        version,
         batch_left: record.batch_left,
         origin: record.origin,
+        request_id: record.request_id,
         accepted_at: record.accepted_at,
     };
     Accepted { sequence: entry.sequence, save }

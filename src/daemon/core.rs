@@ -19,8 +19,8 @@ use crate::{
     collections::CollectionRules,
     drain::{End, LaneBacklog, LaneHandle, LaneState},
     exit::{Exit, Failure, OrExit},
-    grpc::Streams,
-    journal::{self, Journal, LedgerError, OpenError, OpenOptions, Running},
+    grpc::{RequestIds, Streams},
+    journal::{self, Entry, Journal, LedgerError, OpenError, OpenOptions, Running},
     limits::Limits,
     metrics::Metrics,
     postgres::Postgres,
@@ -43,6 +43,7 @@ pub(super) struct Core {
     pub(super) journal: Running,
     pub(super) controls: Arc<Controls>,
     pub(super) streams: Arc<Streams>,
+    pub(super) request_ids: Arc<RequestIds>,
     pub(super) limits: Limits,
     pub(super) observer: Observer,
     pub(super) started: Instant,
@@ -76,7 +77,10 @@ impl Core {
         let monitor = journal.monitor();
         let retained = monitor.clone();
         let streams = Streams::new(Arc::clone(&limits.request_ids), move || retained.oldest());
-        recover(&journal, &collections, &backlog, &streams, (after, last)).await?;
+        let retained = journal.monitor();
+        let retention = settings.request_ids.retention;
+        let request_ids = RequestIds::new(Arc::clone(&limits.request_ids), retention, move || retained.oldest());
+        recover(&journal, &collections, &backlog, (&streams, &request_ids), (after, last)).await?;
 
         let failed = FailedSaves::new(postgres.clone(), journal_id, Arc::clone(&limits.failed_saves));
         let maker = LaneMaker {
@@ -105,7 +109,7 @@ impl Core {
             started_at,
             failed,
         };
-        Ok(Self { journal, controls: Arc::new(controls), streams, limits, observer, started, lanes, fatal })
+        Ok(Self { journal, controls: Arc::new(controls), streams, request_ids, limits, observer, started, lanes, fatal })
     }
 
     /// Waits for the stop, or for what ends the daemon.
@@ -139,10 +143,11 @@ impl Core {
         }
     }
 
-    /// Spares the next start from reading the whole journal for the streams that are remembered.
+    /// Spares the next start from reading the whole journal for the streams and request ids that are remembered.
     async fn note_streams(&self, deadline: Instant) {
         let (ledger, streams, through) = (self.journal.ledger().clone(), Arc::clone(&self.streams), self.journal.monitor().stats().last);
-        let noted = tokio::task::spawn_blocking(move || streams::note(&ledger, &streams, through));
+        let request_ids = Arc::clone(&self.request_ids);
+        let noted = tokio::task::spawn_blocking(move || streams::note(&ledger, &streams, &request_ids, through));
         if !matches!(tokio::time::timeout_at(deadline, noted).await, Ok(Ok(Ok(())))) {
             tracing::warn!("the save streams can't be noted: the next start reads the whole journal for them");
         }
@@ -218,20 +223,24 @@ async fn recover(
     journal: &Running,
     collections: &SharedCollections,
     backlog: &LaneBacklog,
-    streams: &Arc<Streams>,
+    (streams, request_ids): (&Arc<Streams>, &Arc<RequestIds>),
     (after, last): (Sequence, Sequence),
 ) -> Result<(), Failure> {
     let reader = journal.reader();
     // Streams are remembered as long as the journal is: without a note of the last stop all of it is read. Folding begins at
     // the position.
-    let noted = recall_streams(journal, streams, last).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
+    let noted = recall_streams(journal, streams, request_ids, last).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
     let (mut read, mut folded) = (if noted { after } else { journal.monitor().oldest() }, 0_u64);
     while read < last {
         let entries = reader.read(read, last, READ_BYTES).await.or_exit(Exit::JournalIo, "read the journal")?;
         let Some(end) = entries.last() else { break };
         read = end.sequence;
-        let origins = entries.iter().filter(|_| !noted).filter_map(|entry| Some((entry.record.origin?, entry.sequence)));
-        origins.for_each(|(origin, at)| streams.observe(origin, at));
+        for Entry { sequence, record } in entries.iter().filter(|_| !noted) {
+            record.origin.into_iter().for_each(|origin| streams.observe(origin, *sequence));
+            if let Some(id) = record.request_id.as_deref() {
+                request_ids.observe(id, &record.collection, *sequence, record.accepted_at);
+            }
+        }
         let pending: Vec<_> = entries.into_iter().filter(|entry| entry.sequence > after).collect();
         folded += pending.len() as u64;
         if !pending.is_empty() {
@@ -239,13 +248,19 @@ async fn recover(
         }
     }
     let objects = backlog.summary().footprint.objects;
-    tracing::info!(saves = folded, objects, streams = streams.count(), streams_noted = noted, "recovered what may not be in postgres yet");
+    let (streams, request_ids) = (streams.count(), request_ids.count());
+    tracing::info!(saves = folded, objects, streams, request_ids, streams_noted = noted, "recovered what may not be in postgres yet");
     Ok(())
 }
 
-async fn recall_streams(journal: &Running, streams: &Arc<Streams>, last: Sequence) -> Result<bool, LedgerError> {
-    let (ledger, streams) = (journal.ledger().clone(), Arc::clone(streams));
-    tokio::task::spawn_blocking(move || streams::recall(&ledger, &streams, last)).await.expect("the ledger doesn't panic")
+async fn recall_streams(
+    journal: &Running,
+    streams: &Arc<Streams>,
+    request_ids: &Arc<RequestIds>,
+    last: Sequence,
+) -> Result<bool, LedgerError> {
+    let (ledger, streams, request_ids) = (journal.ledger().clone(), Arc::clone(streams), Arc::clone(request_ids));
+    tokio::task::spawn_blocking(move || streams::recall(&ledger, &streams, &request_ids, last)).await.expect("the ledger doesn't panic")
 }
 
 async fn learn_catalog(collections: &SharedCollections, first_wait: Duration, stop: &CancellationToken) -> Result<(), Failure> {

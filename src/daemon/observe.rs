@@ -46,6 +46,7 @@ impl Observer {
     pub(super) fn settled(&self, generation: Option<&Generation>, given_up: &[Accepted], written: &Written) {
         for (collection, rows) in &written.collections {
             self.rows(*collection, *rows);
+            self.0.saves_superseded(index(*collection), rows.superseded);
         }
         for save in given_up {
             self.0.saves_failed(index(save.save.collection), 1);
@@ -54,7 +55,8 @@ impl Observer {
         for (collection, fold) in generation.parts.iter().flat_map(|part| &part.collections) {
             let saves = fold.objects.values().map(|object| object.saves).sum::<u64>();
             self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64);
-            self.0.saves_folded(index(*collection), saves - fold.objects.len() as u64);
+            self.0.saves_folded(index(*collection), saves + fold.appended.len() as u64 - fold.footprint.objects);
+            self.0.saves_superseded(index(*collection), fold.superseded);
         }
         // A clock that was set back makes no save older than it is.
         let age = generation.oldest_accepted_at.and_then(|at| SystemTime::now().duration_since(at).ok());
@@ -133,7 +135,7 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health) -> Observat
         }
     }
     for (name, count) in controls.failed.open() {
-        if let Some((id, _)) = known.numbers(&name, None) {
+        if let Some(id) = known.number(&name) {
             at(&mut collections, id).failed_saves = count;
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     drain::{Target, What, Work},
     limits::Limit,
     postgres::{self, Action, ApplyError, FailedSave, Failure, PositionRow, Postgres, SaveKind, Writer, Written},
-    save::{Accepted, Change, LaneId, Sequence},
+    save::{Accepted, Body, Change, LaneId, Sequence},
 };
 
 /// One lane's way to Postgres.
@@ -135,12 +135,14 @@ fn failed_save(accepted: &Accepted, why: &Failure, collections: &Collections) ->
         Change::Append(body) => (SaveKind::Append, Some(body)),
         Change::Delete => (SaveKind::Delete, None),
     };
+    let added = body.map(Body::members).unwrap_or_default().into_iter().take(save.adds.len()).map(|member| member.name.into_owned());
     FailedSave {
         sequence: accepted.sequence,
         collection: collections.get(save.collection).name.to_string(),
         key: save.key.parts().map(str::to_owned).collect(),
         kind,
         body: body.map(|body| body.as_str().to_owned()),
+        added: added.collect(),
         sqlstate: why.sqlstate.as_deref().map(str::to_owned),
         constraint: why.constraint.as_deref().map(str::to_owned),
         message: why.message.to_string(),

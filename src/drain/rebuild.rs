@@ -111,8 +111,11 @@ mod tests {
             key: Key::from_parts([n.to_string().as_str()]),
             change: Change::Delete,
             columns: ColumnSet::default(),
+            adds: [].into(),
+            version: None,
             batch_left,
             origin: None,
+            request_id: None,
             accepted_at: SystemTime::UNIX_EPOCH,
         }
     }

@@ -12,6 +12,7 @@ use super::{
     append::{Append, AppendError},
     errors,
     events::{Events, Tally},
+    request_ids::Claim,
 };
 use crate::{
     collections::Collections,
@@ -43,13 +44,14 @@ impl Room {
     }
 }
 
-/// Takes room for saves, appends them, and waits for the sync; gives the sequence of the first.
+/// Takes room for saves, appends them, and waits for the sync; gives the sequence of the first. `claim` is the call's request id.
 pub(super) async fn accept(
     appender: &Arc<dyn Append>,
     limits: &Limits,
     events: &Arc<dyn Events>,
     collections: &Collections,
     saves: Vec<Save>,
+    claim: Option<Claim>,
 ) -> Result<Sequence, Status> {
     let tally = Tally::of(&saves);
     let room = match Room::take(limits, &saves) {
@@ -64,7 +66,10 @@ pub(super) async fn accept(
     let done = Box::new(move |result: Result<Sequence, AppendError>| {
         room.settle(result);
         match result {
-            Ok(_) => tally.accepted(&*events),
+            Ok(first) => {
+                tally.accepted(&*events);
+                claim.into_iter().for_each(|claim| claim.accepted(first));
+            }
             Err(error) => tally.refused(&*events, errors::append_reason_name(error)),
         }
         // Nobody listens any more when the call was cancelled.

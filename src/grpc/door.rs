@@ -15,6 +15,7 @@ use super::{
     errors,
     events::Events,
     health::{Health, Phase},
+    request_ids::{Call, Claimed, RequestIds},
     streams::Streams,
     validate::{Findings, Path, Rules, validate},
 };
@@ -22,7 +23,7 @@ use crate::{
     collections::Collections,
     limits::Limits,
     proto::{self, Durability, ErrorReason},
-    save::Save,
+    save::{RequestId, Save},
 };
 
 pub(super) struct Door {
@@ -33,6 +34,7 @@ pub(super) struct Door {
     pub(super) lanes: Arc<[String]>,
     pub(super) journal_id: Uuid,
     pub(super) streams: Arc<Streams>,
+    pub(super) request_ids: Arc<RequestIds>,
     pub(super) health: Health,
     pub(super) events: Arc<dyn Events>,
     /// Cancelled when the stop begins.
@@ -41,9 +43,9 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(handles: Handles, stop: CancellationToken) -> Arc<Self> {
-        let Handles { appender, control, limits, lanes, journal_id, streams, health, events } = handles;
+        let Handles { appender, control, limits, lanes, journal_id, streams, request_ids, health, events } = handles;
         let catalog = Catalog::new(Arc::clone(&control));
-        Arc::new(Self { appender, control, catalog, limits, lanes, journal_id, streams, health, events, stop })
+        Arc::new(Self { appender, control, catalog, limits, lanes, journal_id, streams, request_ids, health, events, stop })
     }
 
     /// Refuses saves before the recovery is over. During a stop they are still taken: the journal is, as long as calls are.
@@ -61,13 +63,25 @@ impl Door {
     }
 
     /// Refuses fields whose time has not come: ignoring them would break what they promise.
-    pub(super) fn check_unimplemented(durability: i32, request_id: &str, callback: &str) -> Result<(), Status> {
+    pub(super) fn check_unimplemented(durability: i32, callback: &str) -> Result<(), Status> {
         Self::check_durability(durability)?;
-        match (request_id, callback) {
-            ("", "") => Ok(()),
-            ("", _) => Err(errors::not_implemented("callback")),
-            _ => Err(errors::not_implemented("request_id")),
+        if callback.is_empty() { Ok(()) } else { Err(errors::not_implemented("callback")) }
+    }
+
+    /// Refuses request ids that are too long to be kept.
+    pub(super) fn check_request_id(id: &str) -> Result<(), Status> {
+        let (bytes, max) = (id.len(), RequestId::BYTES_MAX);
+        if bytes <= max { Ok(()) } else { Err(errors::invalid_request("request_id", format!("has {bytes} bytes, more than {max}"))) }
+    }
+
+    /// Takes a request id, or tells what was accepted under it.
+    pub(super) async fn claim(&self, call: Call, now: SystemTime) -> Result<Claimed, Status> {
+        if let Ok(claimed) = self.request_ids.claim(call, now).await {
+            return Ok(claimed);
         }
+        // Streams count towards the same limit.
+        self.streams.forget_given_up();
+        self.request_ids.claim(call, now).await.map_err(errors::limit_reached)
     }
 
     /// Refuses messages over our own limits, which lie below tonic's so that these details are told.
@@ -102,14 +116,19 @@ impl Door {
         saves: impl IntoIterator<Item = &'s proto::Save>,
         collections: &Collections,
     ) -> Status {
-        let reason = if findings.unimplemented.is_some() { ErrorReason::NotImplemented } else { ErrorReason::InvalidSave };
+        self.tell_refused(saves, ErrorReason::InvalidSave, collections);
+        errors::invalid_save(findings.violations)
+    }
+
+    pub(super) fn tell_refused<'s>(
+        &self,
+        saves: impl IntoIterator<Item = &'s proto::Save>,
+        reason: ErrorReason,
+        collections: &Collections,
+    ) {
         for save in saves {
             let known = collections.named(&save.collection).map(|collection| collection.id);
             self.events.saves_refused(known, errors::name(reason), 1);
-        }
-        match findings.unimplemented {
-            Some(field) => errors::not_implemented(field),
-            None => errors::invalid_save(findings.violations),
         }
     }
 

@@ -56,6 +56,12 @@ fn invalid(reason: ErrorReason, violations: Violations) -> Status {
     status(Code::InvalidArgument, message, details, reason)
 }
 
+/// Another call was accepted under this request id.
+pub(super) fn request_id_reused() -> Status {
+    let why = "was used for a call with other content: draw a new id for every call, and repeat it only with the same call";
+    invalid(ErrorReason::RequestIdReused, Violations::one("request_id", why))
+}
+
 /// An rpc or a field whose time has not come.
 pub(super) fn not_implemented(what: &str) -> Status {
     let reason = ErrorReason::NotImplemented;

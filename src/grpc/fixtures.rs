@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::collections::{
-    Catalog, CatalogColumn, CatalogTable, CollectionRules, CollectionSettings, Collections, Identity, KeyForm, Mode, TableKind,
-    UniqueIndex, ValueForm,
+use crate::{
+    collections::{
+        Catalog, CatalogColumn, CatalogTable, CollectionRules, CollectionSettings, Collections, Identity, KeyForm, Mode, TableKind,
+        UniqueIndex, ValueForm,
+    },
+    save::NumberForm,
 };
 
 fn column(name: &str, cast: &str, form: ValueForm, key_form: Option<KeyForm>) -> CatalogColumn {
@@ -13,6 +16,13 @@ fn column(name: &str, cast: &str, form: ValueForm, key_form: Option<KeyForm>) ->
         cast: cast.to_owned(),
         form,
         not_null: key_form.is_some(),
+        number: match cast {
+            "smallint" => Some(NumberForm::Integer { bits: 16 }),
+            "integer" => Some(NumberForm::Integer { bits: 32 }),
+            "bigint" => Some(NumberForm::Integer { bits: 64 }),
+            "numeric" => Some(NumberForm::Numeric { precision: 6, scale: 2 }),
+            _ => None,
+        },
         key_form,
         identity: Identity::No,
         generated: false,
@@ -52,7 +62,7 @@ pub(super) fn catalog() -> Catalog {
     let items = vec![
         column("owner", "uuid", ValueForm::Scalar, Some(KeyForm::Uuid)),
         column("slot", "smallint", ValueForm::Scalar, Some(KeyForm::Int2)),
-        column("count", "integer", ValueForm::Scalar, None),
+        CatalogColumn { not_null: false, ..column("count", "integer", ValueForm::Scalar, Some(KeyForm::Int4)) },
     ];
     let events = vec![column("at", "timestamptz", ValueForm::Time, None), column("what", "text", ValueForm::Scalar, None)];
     let view = CatalogTable { kind: TableKind::View, ..table("summary", &[], Vec::new()) };

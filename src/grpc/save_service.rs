@@ -16,6 +16,7 @@ use super::{
     door::Door,
     errors,
     events::{OpenCall, Rpc},
+    request_ids::{Call, Claim, Claimed},
     show, stream,
     ticket::Ticket,
     validate::{Findings, Path, validate},
@@ -39,33 +40,33 @@ impl save_service_server::SaveService for SaveService {
         let work = async {
             self.0.check_message(&request, 1)?;
             let SaveRequest { save, durability, request_id, callback } = request;
-            Door::check_unimplemented(durability, &request_id, &callback)?;
+            Door::check_unimplemented(durability, &callback)?;
             let Some(save) = save else { return Err(errors::invalid_request("save", "is missing")) };
-            self.0.accept(Rpc::Save, &[save], Saves::One, deadline).await
+            self.0.accept_once(Rpc::Save, &[save], Saves::One, request_id, deadline).await
         };
-        let sequence = deadline.wait(work).await?;
-        let ticket = Ticket::new(self.0.journal_id, sequence).to_string();
-        Ok(Response::new(SaveResponse { ticket, state: TicketState::Pending.into(), deduplicated: false }))
+        let Accepted { first, deduplicated } = deadline.wait(work).await?;
+        let ticket = Ticket::new(self.0.journal_id, first).to_string();
+        Ok(Response::new(SaveResponse { ticket, state: TicketState::Pending.into(), deduplicated }))
     }
 
     async fn save_batch(&self, request: Request<SaveBatchRequest>) -> Result<Response<SaveBatchResponse>, Status> {
         let deadline = Deadline::of(&request);
         let request = request.into_inner();
         let work = async {
-            Door::check_unimplemented(request.durability, &request.request_id, &request.callback)?;
+            Door::check_unimplemented(request.durability, &request.callback)?;
             self.0.check_message(&request, request.saves.len())?;
             if request.saves.is_empty() {
                 return Err(errors::invalid_request("saves", "is empty"));
             }
             let saves = if request.atomic { Saves::Atomic } else { Saves::Many };
-            self.0.accept(Rpc::SaveBatch, &request.saves, saves, deadline).await
+            self.0.accept_once(Rpc::SaveBatch, &request.saves, saves, request.request_id.clone(), deadline).await
         };
-        let first = deadline.wait(work).await?;
+        let Accepted { first, deduplicated } = deadline.wait(work).await?;
         let results = (0..request.saves.len() as u64).map(|n| {
             let ticket = Ticket::new(self.0.journal_id, first.plus(n)).to_string();
             SaveResult { ticket, state: TicketState::Pending.into(), failure: None }
         });
-        Ok(Response::new(SaveBatchResponse { results: results.collect(), deduplicated: false }))
+        Ok(Response::new(SaveBatchResponse { results: results.collect(), deduplicated }))
     }
 
     type SaveStreamStream = stream::Answers;
@@ -129,22 +130,80 @@ enum Saves {
     Atomic,
 }
 
+/// What became of the saves of a unary call.
+struct Accepted {
+    /// The sequence of the first.
+    first: Sequence,
+    /// An earlier call with the same request id had them accepted.
+    deduplicated: bool,
+}
+
 impl Door {
-    /// Accepts the saves of a unary call, all or none; gives the sequence of the first.
-    async fn accept(&self, rpc: Rpc, saves: &[proto::Save], kind: Saves, deadline: Deadline) -> Result<Sequence, Status> {
+    /// Accepts the saves of a unary call, all or none, unless its request id says that they were.
+    async fn accept_once(
+        &self,
+        rpc: Rpc,
+        saves: &[proto::Save],
+        kind: Saves,
+        request_id: String,
+        deadline: Deadline,
+    ) -> Result<Accepted, Status> {
         let _call = OpenCall::begin(&self.events, rpc);
         self.check_phase()?;
+        Self::check_request_id(&request_id)?;
         let _permit = self.limits.calls_in_flight.permit(1).map_err(errors::limit_reached)?;
-        let (began, now) = (Instant::now(), SystemTime::now());
+        let now = SystemTime::now();
+        let claim = match request_id.is_empty() {
+            true => None,
+            false => match self.claim(Call::new(&request_id, kind as u8, saves), now).await? {
+                Claimed::Fresh(claim) => Some((claim, request_id)),
+                Claimed::Repeated(first) => {
+                    self.tell_deduplicated(saves);
+                    return Ok(Accepted { first, deduplicated: true });
+                }
+                Claimed::Reused => {
+                    self.tell_refused(saves, ErrorReason::RequestIdReused, &self.catalog.now());
+                    return Err(errors::request_id_reused());
+                }
+            },
+        };
+        let first = self.accept(rpc, saves, kind, claim, now, deadline).await?;
+        Ok(Accepted { first, deduplicated: false })
+    }
+
+    fn tell_deduplicated(&self, saves: &[proto::Save]) {
+        let collections = self.catalog.now();
+        for save in saves {
+            if let Some(collection) = collections.named(&save.collection) {
+                self.events.saves_deduplicated(collection.id, 1);
+            }
+        }
+    }
+
+    /// Accepts saves, all or none; gives the sequence of the first.
+    async fn accept(
+        &self,
+        rpc: Rpc,
+        saves: &[proto::Save],
+        kind: Saves,
+        claim: Option<(Claim, String)>,
+        now: SystemTime,
+        deadline: Deadline,
+    ) -> Result<Sequence, Status> {
+        let began = Instant::now();
         let mut collections = self.catalog.now();
         let mut checked = self.check_all(saves, kind, &collections, now);
         if checked.as_ref().is_err_and(|findings| findings.unknown_name) {
             collections = self.catalog.read_again().await;
             checked = self.check_all(saves, kind, &collections, now);
         }
-        let checked = checked.map_err(|findings| self.refusal(findings, saves, &collections))?;
+        let mut checked = checked.map_err(|findings| self.refusal(findings, saves, &collections))?;
         deadline.not_passed()?;
-        let first = admission::accept(&self.appender, &self.limits, &self.events, &collections, checked).await?;
+        let claim = claim.map(|(claim, id)| {
+            checked[0].request_id = Some(claim.noted(id).into());
+            claim
+        });
+        let first = admission::accept(&self.appender, &self.limits, &self.events, &collections, checked, claim).await?;
         self.events.acknowledged(rpc, began.elapsed());
         Ok(first)
     }

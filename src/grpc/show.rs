@@ -38,6 +38,7 @@ fn collection(shown: &Collection, lanes: &[String]) -> proto::Collection {
             .collect(),
         mode: mode.into(),
         lane: lanes.get(usize::from(shown.lane.0)).cloned().unwrap_or_default(),
+        version_column: shown.version.map(|index| shown.columns[usize::from(index)].name.clone()).unwrap_or_default(),
     }
 }
 

@@ -27,7 +27,7 @@ type Range = (u64, u64);
 /// Streams by id.
 pub struct Streams {
     known: Mutex<Known>,
-    /// `request_ids.count_max`: counts the streams in `known`.
+    /// `request_ids.count_max`: counts the streams in `known`, and the request ids.
     limit: Arc<Limit>,
     retained_from: Box<dyn Fn() -> Sequence + Send + Sync>,
 }
@@ -167,13 +167,22 @@ impl Streams {
         Ok(Opening { streams: Arc::clone(self), stream, id, number })
     }
 
-    /// Drops what the journal doesn't retain. Looks through all when the limit is met, and else once for as many openings
+    /// Drops what the journal doesn't retain.
+    pub(super) fn forget_given_up(&self) {
+        self.forget(&mut lock(&self.known));
+    }
+
+    /// Drops what the journal doesn't retain, now and then. Looks through all when the limit is met, and else once for as many openings
     /// as there are streams, so that it costs each opening the same.
     fn forget_some(&self, known: &mut Known) {
         known.openings += 1;
         if self.limit.used() < self.limit.max() && known.openings < known.streams.len().max(1_024) {
             return;
         }
+        self.forget(known);
+    }
+
+    fn forget(&self, known: &mut Known) {
         known.openings = 0;
         let (before, retained_from) = (known.streams.len(), (self.retained_from)());
         known.streams.retain(|_, stream| !lock(&stream.state).is_forgettable(retained_from));

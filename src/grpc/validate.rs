@@ -10,8 +10,10 @@ use crate::{
     collections::{Collection, Collections, Column, KeyForm, Mode},
     limits::Limit,
     proto::{self, save::Change as ProtoChange},
-    save::{Body, Change, ColumnSet, Key, Member, Save},
+    save::{Added, Body, Change, ColumnSet, Key, Member, Save},
 };
+
+mod add;
 
 /// What saves are held against.
 #[derive(Clone, Copy)]
@@ -47,8 +49,6 @@ pub(super) struct Findings {
     pub(super) violations: Violations,
     /// A collection, a column or an enum's label is unknown: a newer catalog may have it.
     pub(super) unknown_name: bool,
-    /// A field whose time has not come.
-    pub(super) unimplemented: Option<&'static str>,
 }
 
 /// Checks one save; `None` after adding to `findings`.
@@ -59,20 +59,26 @@ pub(super) fn validate(
     accepted_at: SystemTime,
     findings: &mut Findings,
 ) -> Option<Save> {
-    if !save.add.is_empty() {
-        findings.unimplemented = Some("save.add");
-        return None;
-    }
     let before = findings.violations.total();
     let mut check = Check { path, rules, findings };
     let collection = check.collection(&save.collection)?;
-    let (key, change, columns) = match &save.change {
-        Some(ProtoChange::Json(json)) => check.body(collection, &save.key, json)?,
-        Some(ProtoChange::Delete(_)) => check.delete(collection, &save.key)?,
+    let Checked { key, change, columns, adds, version } = match &save.change {
+        Some(ProtoChange::Json(json)) => check.body(collection, &save.key, json, &save.add)?,
+        Some(ProtoChange::Delete(_)) => check.delete(collection, &save.key, &save.add)?,
         None => return check.refuse("change", || "is empty: set `json` or `delete`".to_owned()),
     };
-    let save = Save { lane: collection.lane, collection: collection.id, key, change, columns, batch_left: 0, origin: None, accepted_at };
+    let (lane, collection) = (collection.lane, collection.id);
+    let save = Save { lane, collection, key, change, columns, adds, version, batch_left: 0, origin: None, request_id: None, accepted_at };
     (findings.violations.total() == before).then_some(save)
+}
+
+/// What a save's own fields say.
+struct Checked {
+    key: Key,
+    change: Change,
+    columns: ColumnSet,
+    adds: Box<[Added]>,
+    version: Option<i64>,
 }
 
 struct Check<'a, 'f> {
@@ -96,15 +102,18 @@ impl<'a> Check<'a, '_> {
         self.refuse("collection", || unknown_collection(name, collections))
     }
 
-    fn delete(&mut self, collection: &Collection, key: &[String]) -> Option<(Key, Change, ColumnSet)> {
+    fn delete(&mut self, collection: &Collection, key: &[String], add: &[String]) -> Option<Checked> {
         if collection.mode == Mode::Append {
             return self.refuse("delete", || format!("is not for {}, whose rows are only added", collection.name));
         }
+        if !add.is_empty() {
+            return self.refuse("add", || "is not for a delete".to_owned());
+        }
         let key = self.key(collection, key, &[])?;
-        Some((key, Change::Delete, ColumnSet::default()))
+        Some(Checked { key, change: Change::Delete, columns: ColumnSet::EMPTY, adds: [].into(), version: None })
     }
 
-    fn body(&mut self, collection: &Collection, key: &[String], json: &[u8]) -> Option<(Key, Change, ColumnSet)> {
+    fn body(&mut self, collection: &Collection, key: &[String], json: &[u8], add: &[String]) -> Option<Checked> {
         let limit = self.rules.body_bytes;
         if !limit.lets_through(json.len() as u64) {
             return self.refuse("json", || format!("has {} bytes, more than {} = {}", json.len(), limit.name(), limit.max()));
@@ -122,9 +131,20 @@ impl<'a> Check<'a, '_> {
             Mode::Append if key.is_empty() => Key::none(),
             Mode::Append => return self.refuse("key", || format!("is not for {}, whose rows are only added", collection.name)),
         };
-        let body = Body::from_checked(json);
+        let version = match collection.version {
+            Some(index) => Some(self.version(&collection.columns[usize::from(index)], &members)?),
+            None => None,
+        };
+        let (body, adds) = match add {
+            [] => (Body::from_checked(json), [].into()),
+            add => self.added(collection, members, add)?,
+        };
+        if !limit.lets_through(body.as_bytes().len() as u64) {
+            return self
+                .refuse("json", || format!("is longer than {} = {} with the numbers of `add` written out", limit.name(), limit.max()));
+        }
         let change = if collection.mode == Mode::Append { Change::Append(body) } else { Change::Set(body) };
-        Some((key, change, columns))
+        Some(Checked { key, change, columns, adds, version })
     }
 
     /// The columns that the members name, key columns left out.
@@ -147,6 +167,16 @@ impl<'a> Check<'a, '_> {
             columns.insert(index);
         }
         columns
+    }
+
+    fn version(&mut self, column: &Column, members: &[Member<'_>]) -> Option<i64> {
+        let Some(member) = find(members, column) else {
+            return self.refuse("json", || format!("lacks {}, the version column", column.name));
+        };
+        match Collection::version_of(column, member.value) {
+            Ok(version) => Some(version),
+            Err(error) => self.refuse(InJson(&column.name), || error.to_string()),
+        }
     }
 
     fn key(&mut self, collection: &Collection, parts: &[String], members: &[Member<'_>]) -> Option<Key> {

@@ -133,7 +133,12 @@ struct Line<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a RawValue>,
+    /// Members of the body that are added to their columns.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    add: Vec<String>,
     batch_left: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
     accepted_at: String,
 }
 
@@ -145,6 +150,7 @@ fn write_line(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
         Change::Append(_) => "append",
     };
     let body = record.change.body().map(Body::as_bytes).map(serde_json::from_slice::<&RawValue>).transpose()?;
+    let added = record.change.body().map(Body::members).unwrap_or_default().into_iter().take(record.adds);
     let accepted_at = Timestamp::try_from(record.accepted_at).map_or_else(|_| "unknown".to_owned(), |at| format!("{at:.3}"));
     let line = Line {
         sequence: entry.sequence.get(),
@@ -153,7 +159,9 @@ fn write_line(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
         key: record.key.parts().collect(),
         kind,
         body,
+        add: added.map(|member| member.name.into_owned()).collect(),
         batch_left: record.batch_left,
+        request_id: record.request_id.as_deref().map(|request| &*request.id),
         accepted_at,
     };
     // A body may span lines; a line of the export may not.

@@ -6,11 +6,15 @@
 //! |-------------|------------------------|--------------------------------------------------------------|
 //! | length      | varint                 | bytes that follow                                            |
 //! | flags       | u8                     | bits 0-1: set, delete, append; bit 2: has an origin;         |
-//! |             |                        | bits 3 and 4 are kept for request id and callback            |
+//! |             |                        | bit 3: has a request id; bit 5: has adds;                    |
+//! |             |                        | bit 4 is kept for the callback                               |
 //! | lane        | varint                 |                                                              |
 //! | batch left  | varint                 | saves of the same atomic batch that follow                   |
 //! | accepted at | varint                 | milliseconds since 1970                                      |
 //! | origin      | 16 bytes, varint       | stream id, offset; if flagged                                |
+//! | adds        | varint                 | so many first members of the body are added; if flagged      |
+//! | request id  | varint, bytes,         | UTF-8; the fingerprint of the whole call; if flagged         |
+//! |             | 16 bytes               |                                                              |
 //! | collection  | varint, bytes          | UTF-8                                                        |
 //! | key         | varint, bytes          | as [`Key::as_bytes`]                                         |
 //! | body        | the rest               | JSON; none for a delete                                      |
@@ -19,13 +23,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::save::{Body, Change, Key, LaneId, Save, Sequence, StreamOrigin};
+use crate::save::{Body, Change, Key, LaneId, RequestId, Save, Sequence, StreamOrigin};
 
 const KIND: u8 = 0b11;
 const SET: u8 = 0;
 const DELETE: u8 = 1;
 const APPEND: u8 = 2;
 const ORIGIN: u8 = 1 << 2;
+const REQUEST_ID: u8 = 1 << 3;
+const ADDS: u8 = 1 << 5;
 
 /// A save as the journal holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,10 +44,14 @@ pub struct Record {
     pub key: Key,
     /// What to do.
     pub change: Change,
+    /// So many first members of the body are added to their columns.
+    pub adds: usize,
     /// Saves of the same atomic batch that follow this one.
     pub batch_left: u32,
     /// Where it came from, if its stream has an id.
     pub origin: Option<StreamOrigin>,
+    /// The request id of its call, whose first save this is.
+    pub request_id: Option<Box<RequestId>>,
     /// When the front door took it, to the millisecond.
     pub accepted_at: SystemTime,
 }
@@ -76,10 +86,17 @@ pub(super) fn encode(save: &Save, collection: &str, out: &mut Vec<u8>) {
     let mut head = [0; HEAD_BYTES_MAX];
     let head = write_head(save, &mut head);
     let key = save.key.as_bytes();
-    let length = head.len() + varint_length(collection.len()) + collection.len() + varint_length(key.len()) + key.len() + body.len();
+    let request_id = save.request_id.as_deref().map_or(0, |request| varint_length(request.id.len()) + request.id.len() + 16);
+    let length =
+        head.len() + request_id + varint_length(collection.len()) + collection.len() + varint_length(key.len()) + key.len() + body.len();
     out.reserve(length + VARINT_BYTES_MAX);
     put_varint(length as u64, out);
     out.extend_from_slice(head);
+    if let Some(RequestId { id, fingerprint }) = save.request_id.as_deref() {
+        put_varint(id.len() as u64, out);
+        out.extend_from_slice(id.as_bytes());
+        out.extend_from_slice(fingerprint);
+    }
     put_varint(collection.len() as u64, out);
     out.extend_from_slice(collection.as_bytes());
     put_varint(key.len() as u64, out);
@@ -88,9 +105,9 @@ pub(super) fn encode(save: &Save, collection: &str, out: &mut Vec<u8>) {
 }
 
 const VARINT_BYTES_MAX: usize = 10;
-const HEAD_BYTES_MAX: usize = 1 + 4 * VARINT_BYTES_MAX + 16;
+const HEAD_BYTES_MAX: usize = 1 + 5 * VARINT_BYTES_MAX + 16;
 
-/// Everything before the collection: of bounded size, so that the record's length is known before it is written.
+/// Everything before the request id: of bounded size, so that the record's length is known before it is written.
 fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
     let kind = match save.change {
         Change::Set(_) => SET,
@@ -98,13 +115,18 @@ fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
         Change::Append(_) => APPEND,
     };
     let mut cursor = Cursor { bytes: head, length: 0 };
-    cursor.push(&[kind | if save.origin.is_some() { ORIGIN } else { 0 }]);
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    let request_id = flag(save.request_id.is_some(), REQUEST_ID);
+    cursor.push(&[kind | flag(save.origin.is_some(), ORIGIN) | request_id | flag(!save.adds.is_empty(), ADDS)]);
     cursor.varint(u64::from(save.lane.0));
     cursor.varint(u64::from(save.batch_left));
     cursor.varint(milliseconds(save.accepted_at));
     if let Some(origin) = &save.origin {
         cursor.push(&origin.stream_id);
         cursor.varint(origin.offset);
+    }
+    if !save.adds.is_empty() {
+        cursor.varint(save.adds.len() as u64);
     }
     let Cursor { bytes, length } = cursor;
     &bytes[..length]
@@ -135,13 +157,15 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
     let length = take_length(bytes)?;
     let mut rest = take(bytes, length)?;
     let flags = take(&mut rest, 1)?[0];
-    if flags & !(KIND | ORIGIN) != 0 || flags & KIND > APPEND {
+    if flags & !(KIND | ORIGIN | REQUEST_ID | ADDS) != 0 || flags & KIND > APPEND {
         return Err(RecordError::Flags(flags));
     }
     let lane = take_varint(&mut rest)?.try_into().map_err(|_| RecordError::Number)?;
     let batch_left = take_varint(&mut rest)?.try_into().map_err(|_| RecordError::Number)?;
     let accepted_at = UNIX_EPOCH.checked_add(Duration::from_millis(take_varint(&mut rest)?)).ok_or(RecordError::Number)?;
     let origin = if flags & ORIGIN != 0 { Some(take_origin(&mut rest)?) } else { None };
+    let adds = if flags & ADDS != 0 { take_length(&mut rest)? } else { 0 };
+    let request_id = if flags & REQUEST_ID != 0 { Some(take_request_id(&mut rest)?.into()) } else { None };
     let length = take_length(&mut rest)?;
     let collection = std::str::from_utf8(take(&mut rest, length)?).map_err(|_| RecordError::Text)?.to_owned();
     let length = take_length(&mut rest)?;
@@ -151,7 +175,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
         APPEND => Change::Append(take_body(rest)?),
         _ => Change::Delete,
     };
-    Ok(Record { lane: LaneId(lane), collection, key, change, batch_left, origin, accepted_at })
+    Ok(Record { lane: LaneId(lane), collection, key, change, adds, batch_left, origin, request_id, accepted_at })
 }
 
 /// The front door has checked the JSON, and the chunk's checksum says that these are its bytes.
@@ -163,6 +187,13 @@ fn take_body(bytes: &[u8]) -> Result<Body, RecordError> {
 fn take_origin(bytes: &mut &[u8]) -> Result<StreamOrigin, RecordError> {
     let stream_id = take(bytes, 16)?.try_into().map_err(|_| RecordError::Short)?;
     Ok(StreamOrigin { stream_id, offset: take_varint(bytes)? })
+}
+
+fn take_request_id(bytes: &mut &[u8]) -> Result<RequestId, RecordError> {
+    let length = take_length(bytes)?;
+    let id = std::str::from_utf8(take(bytes, length)?).map_err(|_| RecordError::Text)?.into();
+    let fingerprint = take(bytes, 16)?.try_into().map_err(|_| RecordError::Short)?;
+    Ok(RequestId { id, fingerprint })
 }
 
 fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], RecordError> {
@@ -213,7 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::save::{CollectionId, ColumnSet};
+    use crate::save::{Added, CollectionId, ColumnSet};
 
     fn change() -> impl Strategy<Value = Change> {
         let body = "[a-z]{0,300}".prop_map(|text| Body::from_checked(format!("{{\"a\":\"{text}\"}}").as_bytes()));
@@ -226,7 +257,9 @@ mod tests {
             parts in prop::collection::vec(".{0,20}", 0..4),
             change in change(),
             batch_left: u32,
+            adds in prop_oneof![Just(0), 0..1_600_u16],
             origin in prop::option::of(any::<([u8; 16], u64)>()),
+            request_id in prop::option::of(("\\PC{0,80}", any::<[u8; 16]>())),
             at in 0..1u64 << 45,
         ) -> Save {
             Save {
@@ -235,8 +268,11 @@ mod tests {
                 key: Key::from_parts(parts.iter().map(String::as_str)),
                 change,
                 columns: ColumnSet::default(),
+                adds: (0..adds).map(|column| Added { column, form: None }).collect(),
+                version: None,
                 batch_left,
                 origin: origin.map(|(stream_id, offset)| StreamOrigin { stream_id, offset }),
+                request_id: request_id.map(|(id, fingerprint)| RequestId { id: id.into(), fingerprint }.into()),
                 accepted_at: UNIX_EPOCH + Duration::from_millis(at),
             }
         }
@@ -251,8 +287,8 @@ mod tests {
             }
             let mut rest = &bytes[..];
             for (save, name) in saves {
-                let Save { lane, key, change, batch_left, origin, accepted_at, .. } = save;
-                let expected = Record { lane, collection: name, key, change, batch_left, origin, accepted_at };
+                let Save { lane, key, change, adds, batch_left, origin, request_id, accepted_at, .. } = save;
+                let expected = Record { lane, collection: name, key, change, adds: adds.len(), batch_left, origin, request_id, accepted_at };
                 prop_assert_eq!(decode(&mut rest), Ok(expected));
             }
             prop_assert!(rest.is_empty());
@@ -277,8 +313,31 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_what_is_added_under_a_request_id_stay_as_they_are() {
+        let request_id = RequestId { id: "id".into(), fingerprint: [7; 16] };
+        let save = Save {
+            lane: LaneId(1),
+            collection: CollectionId(0),
+            key: Key::from_parts(["1"]),
+            change: Change::Set(Body::from_checked(br#"{"n":1}"#)),
+            columns: ColumnSet::EMPTY,
+            adds: [Added { column: 0, form: None }].into(),
+            version: None,
+            batch_left: 2,
+            origin: None,
+            request_id: Some(request_id.into()),
+            accepted_at: UNIX_EPOCH + Duration::from_millis(300),
+        };
+        let mut bytes = Vec::new();
+        encode(&save, "t", &mut bytes);
+        let head = [38, 0b10_1000, 1, 2, 0xac, 2, 1];
+        let expected = [&head[..], b"\x02id", &[7; 16], b"\x01t\x03\x00\x011", br#"{"n":1}"#].concat();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
     fn flags_of_a_later_version_are_refused() {
-        assert_eq!(decode(&mut &[5, 0b1000, 0, 0, 0, 0][..]), Err(RecordError::Flags(0b1000)));
+        assert_eq!(decode(&mut &[5, 0b1_0000, 0, 0, 0, 0][..]), Err(RecordError::Flags(0b1_0000)));
         assert_eq!(decode(&mut &[5, 3, 0, 0, 0, 0][..]), Err(RecordError::Flags(3)));
     }
 }

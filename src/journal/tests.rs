@@ -61,8 +61,11 @@ fn save(key: u64, body_bytes: usize) -> Save {
         key: Key::from_parts([key.to_string().as_str()]),
         change: Change::Set(Body::from_checked(body.as_bytes())),
         columns: ColumnSet::from_iter([0]),
+        adds: [].into(),
+        version: None,
         batch_left: 0,
         origin: None,
+        request_id: None,
         accepted_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + key),
     }
 }

@@ -58,6 +58,10 @@ labels! {
         StreamTakenOver = "stream_taken_over",
         /// The caller's deadline came first.
         Deadline = "deadline",
+        /// Later saves of its stream were accepted.
+        Overtaken = "overtaken",
+        /// Another call was accepted under its request id.
+        RequestIdReused = "request_id_reused",
     }
 
     /// What a statement did to rows.

@@ -154,6 +154,7 @@ fn column(row: &Row, types: &Types) -> Result<CatalogColumn, Failure> {
         cast: get(row, 2)?,
         form: types.form_of_column(base.oid, base.modifier),
         key_form: base.key_form(get(row, 10)?),
+        number: base.number(),
         not_null: get(row, 6)?,
         identity: match get(row, 7)? {
             "" => Identity::No,

@@ -48,8 +48,10 @@ pub struct FailedSave {
     pub key: Vec<String>,
     /// What it wanted.
     pub kind: SaveKind,
-    /// The body as it was sent; `None` for a delete.
+    /// The body as it was sent (what is added: as it was rounded); `None` for a delete.
     pub body: Option<String>,
+    /// Members of the body that were to be added to their columns.
+    pub added: Vec<String>,
     /// The SQLSTATE, if Postgres gave one.
     pub sqlstate: Option<String>,
     /// The constraint, if Postgres named one.
@@ -87,18 +89,20 @@ pub struct FailedSaveRow {
 
 /// Journal, lane, then one array a column; answers (0, rows).
 pub(super) const INSERT: &str = "with made as (insert into forebay.failed_save \
-     (journal_id, lane, sequence, collection, key, kind, body, sqlstate, constraint_name, message, accepted_at) \
+     (journal_id, lane, sequence, collection, key, kind, body, added, sqlstate, constraint_name, message, accepted_at) \
      select $1::uuid, $2, p.sequence::int8, p.collection, array(select e.part from jsonb_array_elements_text(p.key::jsonb) \
-     with ordinality as e(part, n) order by e.n), p.kind, p.body::json, p.sqlstate, p.constraint_name, p.message, \
+     with ordinality as e(part, n) order by e.n), p.kind, p.body::json, \
+     array(select e.name from jsonb_array_elements_text(p.added::jsonb) with ordinality as e(name, n) order by e.n), p.sqlstate, p.constraint_name, p.message, \
      timestamptz 'epoch' + p.accepted::int8 * interval '1 microsecond' \
-     from unnest($3, $4, $5, $6, $7, $8, $9, $10, $11) as p(sequence, collection, key, kind, body, sqlstate, constraint_name, message, accepted) \
+     from unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12) as p(sequence, collection, key, kind, body, added, sqlstate, constraint_name, message, accepted) \
      returning 1) select 0::int8, count(*) from made";
 
 /// The arrays of [`INSERT`].
 pub(super) fn arrays(saves: &[FailedSave]) -> Vec<TextArray> {
-    let mut arrays = vec![TextArray::default(); 9];
+    let mut arrays = vec![TextArray::default(); 10];
     for save in saves {
-        let key = serde_json::to_string(&save.key).expect("a list of texts is JSON");
+        let list = |texts: &[String]| serde_json::to_string(texts).expect("a list of texts is JSON");
+        let (key, added) = (list(&save.key), list(&save.added));
         let accepted = save.accepted_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let row = [
             Some(&*save.sequence.to_string()),
@@ -106,6 +110,7 @@ pub(super) fn arrays(saves: &[FailedSave]) -> Vec<TextArray> {
             Some(&key),
             Some(save.kind.name()),
             save.body.as_deref(),
+            Some(&added),
             save.sqlstate.as_deref(),
             save.constraint.as_deref(),
             Some(&save.message),

@@ -10,8 +10,8 @@ use tokio_postgres::{
 
 use super::{Failure, sqlstate::Phase};
 
-/// Every statement of ours answers with one row of two numbers, or (simple queries) with none.
-pub(super) type Counts = [i64; 2];
+/// Every statement of ours answers with one row of two or three numbers (the third is 0 without), or (simple queries) with none.
+pub(super) type Counts = [i64; 3];
 
 type Answer<'c> = Pin<Box<dyn Future<Output = Result<Counts, Error>> + Send + 'c>>;
 
@@ -62,7 +62,7 @@ impl<'c, M> Flight<'c, M> {
     /// Sends a simple query.
     pub(super) async fn send_simple(&mut self, meaning: M, statements: &'c str) {
         let client = self.client;
-        self.send(meaning, 0, Box::pin(async move { client.batch_execute(statements).await.map(|()| [0, 0]) })).await;
+        self.send(meaning, 0, Box::pin(async move { client.batch_execute(statements).await.map(|()| [0; 3]) })).await;
     }
 
     /// Sends one statement with its parameters: unnamed, so that any pooler may be in between.
@@ -104,5 +104,5 @@ impl<'c, M> Flight<'c, M> {
 async fn counts<P: BorrowToSql>(client: &Client, statement: &str, params: Vec<(P, Type)>) -> Result<Counts, Error> {
     let rows: Vec<_> = client.query_typed_raw(statement, params).await?.try_collect().await?;
     // A row that is missing answers with numbers that nothing is held against.
-    rows.first().map_or(Ok([-1, -1]), |row| Ok([row.try_get(0)?, row.try_get(1)?]))
+    rows.first().map_or(Ok([-1, -1, 0]), |row| Ok([row.try_get(0)?, row.try_get(1)?, if row.len() > 2 { row.try_get(2)? } else { 0 }]))
 }

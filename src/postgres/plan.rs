@@ -1,12 +1,14 @@
 //! From a generation to the statements that write it, in order. Pure.
 //!
-//! Parents before the tables that reference them: their sets, their appended rows. Then deletes, children first.
+//! Parents before the tables that reference them: their sets, their appended rows; then, in the same order, the second entries
+//! of objects that have more than one, then the third ones, and so on. Last the deletes, children first: what they reach may
+//! have been set before.
 
-use super::{Action, Failure, array::TextArray, encode::Parameters, statements};
+use super::{Action, Failure, array::TextArray, encode::Parameters, statements, statements::Upsert};
 use crate::{
-    backlog::{AppendedRow, CollectionFold, Fold, Generation, Part},
+    backlog::{AppendedRow, CollectionFold, Entry, Fold, Generation, Part},
     collections::{Collection, Collections},
-    save::{Body, ColumnSet, Key},
+    save::{Body, ColumnIndex, ColumnSet, Key},
 };
 
 /// What a statement does to its rows.
@@ -28,6 +30,10 @@ pub(super) struct Step<'g> {
     pub(super) collection: &'g Collection,
     pub(super) operation: Operation,
     pub(super) columns: ColumnSet,
+    /// Those of them that are added to.
+    pub(super) adds: ColumnSet,
+    /// The version column, if it guards the rows.
+    pub(super) version: Option<ColumnIndex>,
     pub(super) rows: Vec<Row<'g>>,
 }
 
@@ -62,32 +68,66 @@ fn part_steps<'g>(collections: &'g Collections, part: &'g Part) -> Result<Vec<St
             let message = format!("the table of collection {:?} is gone, or is no collection any more", collection.name);
             return Err(Failure::as_if(Action::Halt, "42P01", message).of(&collection.name));
         }
-        steps.extend(set_steps(collection, fold));
+        steps.extend(set_steps(collection, fold, 0));
         steps.extend(append_steps(collection, &fold.appended));
         deletes.extend(delete_step(collection, fold));
+    }
+    let rounds = part.collections.values().map(|fold| fold.later_rounds).max().unwrap_or(0);
+    for round in 1..=rounds {
+        for &id in collections.parents_first() {
+            let fold = part.collections.get(&id).filter(|fold| fold.later_rounds >= round);
+            steps.extend(fold.into_iter().flat_map(|fold| set_steps(collections.get(id), fold, round)));
+        }
     }
     steps.extend(deletes.into_iter().rev());
     Ok(steps)
 }
 
-/// One step for every set of columns. Within it by key: transactions that lock the same rows do so in the same order.
-fn set_steps<'g>(collection: &'g Collection, fold: &'g CollectionFold) -> Vec<Step<'g>> {
-    let mut sets: Vec<(Operation, &ColumnSet, &Key, &Body)> = Vec::with_capacity(fold.objects.len());
-    for (key, object) in &fold.objects {
-        match &object.fold {
-            Fold::Set { columns, body } => sets.push((Operation::Set, columns, key, body)),
-            Fold::Replace { columns, body } => sets.push((Operation::Replace, columns, key, body)),
-            Fold::Delete => {}
+/// What the rows of a step have in common.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Alike<'g> {
+    replaces: bool,
+    columns: &'g ColumnSet,
+    adds: &'g ColumnSet,
+    versioned: bool,
+}
+
+impl<'g> Alike<'g> {
+    /// The entry of this round, if the object has one that sets something.
+    fn of(fold: &'g Fold, round: usize) -> Option<(Self, &'g Body)> {
+        match fold {
+            Fold::Entries(entries) => entries.get(round).map(|Entry { replaces, columns, adds, body, version }| {
+                (Self { replaces: *replaces, columns, adds, versioned: version.is_some() && !replaces }, body)
+            }),
+            _ if round > 0 => None,
+            Fold::Set { columns, body } => Some((Self { replaces: false, columns, adds: &ColumnSet::EMPTY, versioned: false }, body)),
+            Fold::Replace { columns, body } => Some((Self { replaces: true, columns, adds: &ColumnSet::EMPTY, versioned: false }, body)),
+            Fold::Delete => None,
         }
     }
-    sets.sort_unstable_by_key(|&(operation, columns, key, _)| (operation == Operation::Replace, columns, key));
-    let alike = sets.chunk_by(|a, b| a.0 == b.0 && a.1 == b.1);
-    let step = |rows: &[(Operation, &'g ColumnSet, &'g Key, &'g Body)]| {
-        let (operation, columns, ..) = rows[0];
-        let rows = rows.iter().map(|&(_, _, key, body)| Row { key: Some(key), body: Some(body) }).collect();
-        Step { collection, operation, columns: columns.clone(), rows }
+}
+
+/// One step for every set of columns. Within it by key: transactions that lock the same rows do so in the same order.
+fn set_steps<'g>(collection: &'g Collection, fold: &'g CollectionFold, round: usize) -> Vec<Step<'g>> {
+    let mut sets: Vec<(Alike<'g>, &Key, &Body)> = Vec::with_capacity(if round == 0 { fold.objects.len() } else { 0 });
+    for (key, object) in &fold.objects {
+        sets.extend(Alike::of(&object.fold, round).map(|(alike, body)| (alike, key, body)));
+    }
+    sets.sort_unstable_by_key(|&(alike, key, _)| (alike, key));
+    let step = |rows: &[(Alike<'g>, &'g Key, &'g Body)]| {
+        let Alike { replaces, columns, adds, versioned } = rows[0].0;
+        let operation = if replaces { Operation::Replace } else { Operation::Set };
+        let rows = rows.iter().map(|&(_, key, body)| Row { key: Some(key), body: Some(body) }).collect();
+        Step {
+            collection,
+            operation,
+            columns: columns.clone(),
+            adds: adds.clone(),
+            version: collection.version.filter(|_| versioned),
+            rows,
+        }
     };
-    alike.map(step).collect()
+    sets.chunk_by(|a, b| a.0 == b.0).map(step).collect()
 }
 
 /// In sequence order: neighbours that name the same columns share a statement, no others do.
@@ -96,6 +136,8 @@ fn append_steps<'g>(collection: &'g Collection, appended: &'g [AppendedRow]) -> 
         collection,
         operation: Operation::Append,
         columns: rows[0].columns.clone(),
+        adds: ColumnSet::EMPTY,
+        version: None,
         rows: rows.iter().map(|row| Row { key: None, body: Some(&row.body) }).collect(),
     })
 }
@@ -104,7 +146,14 @@ fn delete_step<'g>(collection: &'g Collection, fold: &'g CollectionFold) -> Opti
     let deleted = fold.objects.iter().filter(|(_, object)| object.fold == Fold::Delete);
     let mut rows: Vec<_> = deleted.map(|(key, _)| Row { key: Some(key), body: None }).collect();
     rows.sort_unstable_by_key(|row| row.key);
-    (!rows.is_empty()).then(|| Step { collection, operation: Operation::Delete, columns: ColumnSet::default(), rows })
+    (!rows.is_empty()).then_some(Step {
+        collection,
+        operation: Operation::Delete,
+        columns: ColumnSet::EMPTY,
+        adds: ColumnSet::EMPTY,
+        version: None,
+        rows,
+    })
 }
 
 impl<'g> Step<'g> {
@@ -114,8 +163,10 @@ impl<'g> Step<'g> {
     /// The text of its statements.
     pub(super) fn statement(&self) -> String {
         match self.operation {
-            Operation::Set => statements::upsert(self.collection, &self.columns, false),
-            Operation::Replace => statements::upsert(self.collection, &self.columns, true),
+            Operation::Set | Operation::Replace => {
+                let replace = self.operation == Operation::Replace;
+                statements::upsert(self.collection, Upsert { set: &self.columns, adds: &self.adds, replace, version: self.version })
+            }
             Operation::Delete => statements::delete(self.collection),
             Operation::Append if self.columns.is_empty() => statements::append_defaults(self.collection),
             Operation::Append => statements::append(self.collection, &self.columns),

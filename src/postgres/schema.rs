@@ -30,6 +30,7 @@ create table forebay.failed_save (
     key text[] not null,
     kind text not null check (kind in ('set', 'delete', 'append')),
     body json,
+    added text[] not null default '{}',
     sqlstate text,
     constraint_name text,
     message text not null,

@@ -1,7 +1,7 @@
 //! SQL text for the rows of a generation. Pure.
 //!
 //! Every statement takes one `text[]` per column, key columns first, in the order of [`columns`], and answers with one row of
-//! two counts. Values travel as text and are cast to the column's base type without its modifier: an explicit cast to
+//! two or three counts. Values travel as text and are cast to the column's base type without its modifier: an explicit cast to
 //! varchar(3) cuts silently, the assignment that follows refuses, as a direct write does.
 //!
 //! Objects are updated, and what isn't there is inserted, by one statement of two parts. `insert ... on conflict` would check
@@ -28,12 +28,26 @@ fn besides_key(collection: &Collection, set: &ColumnSet) -> impl Iterator<Item =
     set.iter().filter(|&index| !collection.is_key(index))
 }
 
-/// Updates these columns by key and inserts the rows that aren't there; answers (updated, inserted). With `replace`, every
-/// other column returns to its default. The rows come sorted by key, each key once.
-pub(super) fn upsert(collection: &Collection, set: &ColumnSet, replace: bool) -> String {
+/// How [`upsert`] treats columns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Upsert<'a> {
+    /// The columns named.
+    pub(super) set: &'a ColumnSet,
+    /// Those of them that are added to. A row that isn't there gets the amount itself.
+    pub(super) adds: &'a ColumnSet,
+    /// Every other column returns to its default.
+    pub(super) replace: bool,
+    /// A column of the set: a row whose value of it isn't lower, or null, stays as it is.
+    pub(super) version: Option<ColumnIndex>,
+}
+
+/// Updates columns by key and inserts the rows that aren't there; answers (updated, inserted), with a version (updated, inserted,
+/// superseded). The rows come sorted by key, each key once.
+pub(super) fn upsert(collection: &Collection, upsert: Upsert<'_>) -> String {
+    let set = upsert.set;
     let table = qualified(&collection.schema, &collection.table);
     let rows = rows(collection, set);
-    let assignments = assignments(collection, set, replace);
+    let assignments = assignments(collection, upsert);
     let matching = key_matches(collection);
     let insert = insert(collection, set, &table);
     // A trigger may have left the row out of the update: then it isn't missing.
@@ -46,6 +60,17 @@ pub(super) fn upsert(collection: &Collection, set: &ColumnSet, replace: bool) ->
         return format!(
             "with {rows}, added as ({insert} where not exists (select from {table} as t where {matching}) order by u.n returning 1) \
              select (select count(*) from u where exists (select from {table} as t where {matching})), (select count(*) from added)"
+        );
+    }
+    if let Some(version) = upsert.version {
+        let stored = format!("t.{}", name(collection, version));
+        let place = besides_key(collection, set).position(|index| index == version).expect("a versioned save names its version");
+        let sent = format!("u.c{}", collection.key.len() + 1 + place);
+        return format!(
+            "with {rows}, changed as (update {table} as t set {assignments} from u where {matching} and ({stored} is null or {stored} < {sent}) returning u.n), \
+             added as ({insert} where not exists (select from {table} as t where {matching}) order by u.n returning 1) \
+             select (select count(*) from changed), (select count(*) from added), \
+             (select count(*) from u where exists (select from {table} as t where {matching} and {stored} >= {sent}))"
         );
     }
     format!(
@@ -105,9 +130,12 @@ fn member(json: &str, cast: &str) -> String {
     format!("(select v from json_to_record(json_build_object('v', {json})) as r(v {cast}))")
 }
 
-fn assignments(collection: &Collection, set: &ColumnSet, replace: bool) -> String {
+fn assignments(collection: &Collection, Upsert { set, adds, replace, .. }: Upsert<'_>) -> String {
     let first = collection.key.len() + 1;
-    let named = besides_key(collection, set).zip(first..).map(|(index, n)| format!("{} = u.c{n}", name(collection, index)));
+    let named = besides_key(collection, set).zip(first..).map(|(index, n)| match (name(collection, index), adds.contains(index)) {
+        (name, true) => format!("{name} = coalesce(t.{name}, 0) + u.c{n}"),
+        (name, false) => format!("{name} = u.c{n}"),
+    });
     let others = (0u16..)
         .zip(&collection.columns)
         .filter(|&(index, column)| replace && !set.contains(index) && !collection.is_key(index) && !column.gone);

@@ -13,10 +13,11 @@ use crate::{
     backlog::{AppendedRow, Fold, Generation, Object},
     collections::{CollectionRules, CollectionSettings, Mode},
     sandbox::{Database, Sandbox, SandboxOptions},
-    save::{Body, ColumnSet, Key, Sequence},
+    save::{Accepted, Body, Change, ColumnSet, Key, LaneId, Save, Sequence},
     settings::{PostgresSettings, Settings},
 };
 
+mod adding;
 mod catalog;
 mod connections;
 mod failures;
@@ -25,6 +26,7 @@ mod judgement;
 mod positions;
 mod schema;
 mod types;
+mod versions;
 mod writing;
 
 /// Never dropped: its guard ends it when the test binary ends.
@@ -64,11 +66,15 @@ impl Fixture {
 
     /// A claimed lane at position 0, and the collections that are upserted, with `appended` those that are appended.
     async fn lane(&self, appended: &[&str]) -> Lane<'_> {
+        self.lane_with(&rules(appended)).await
+    }
+
+    async fn lane_with(&self, rules: &CollectionRules) -> Lane<'_> {
         self.postgres.ensure_schema().await.expect("a schema");
         let (journal, owner) = (Uuid::new_v4(), Uuid::new_v4());
         let mut writer = self.postgres.writer(journal, "default", owner).await.expect("a writer");
         writer.claim(None, Sequence::ZERO).await.expect("a claim");
-        let collections = self.collections(&rules(appended)).await;
+        let collections = self.collections(rules).await;
         Lane { fixture: self, writer, collections, journal, owner, position: Sequence::ZERO }
     }
 
@@ -162,6 +168,7 @@ impl Lane<'_> {
         Ok(written.collections.values().fold(RowsWritten::default(), |sum, rows| RowsWritten {
             updated: sum.updated + rows.updated,
             inserted: sum.inserted + rows.inserted,
+            superseded: sum.superseded + rows.superseded,
             deleted: sum.deleted + rows.deleted,
             appended: sum.appended + rows.appended,
         }))
@@ -178,5 +185,36 @@ impl Lane<'_> {
 
     async fn position(&mut self) -> Option<PositionRow> {
         self.writer.read_position().await.expect("a position")
+    }
+
+    /// A save of this body, of which the first members are added.
+    fn save(&self, collection: &str, key: &str, json: &str, adds: usize) -> Save {
+        let body = Body::parse(json.as_bytes()).expect("a body");
+        let numbers = self.collections.numbers(collection, Some(&body), adds).expect("known names");
+        Save {
+            lane: LaneId(0),
+            collection: numbers.collection,
+            key: Key::from_parts([key]),
+            change: Change::Set(body),
+            columns: numbers.columns,
+            adds: numbers.adds,
+            version: numbers.version,
+            batch_left: 0,
+            origin: None,
+            request_id: None,
+            accepted_at: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    /// Applies saves as one generation; nothing has changed if Postgres would not take it.
+    async fn apply_saves(&mut self, saves: impl IntoIterator<Item = Save>) -> Result<Written, ApplyError> {
+        let after = self.position;
+        let accepted = (1..).zip(saves).map(|(n, save)| Accepted { sequence: after.plus(n), save });
+        let generation = Generation::fold(after, Arc::default(), accepted);
+        let through = generation.through;
+        let work = Work { collections: &self.collections, after, through, generation: Some(&generation), failed: &[], statement_rows: 3 };
+        let written = self.writer.apply(&work).await?;
+        self.position = through;
+        Ok(written)
     }
 }

@@ -59,6 +59,8 @@ pub struct RowsWritten {
     pub updated: u64,
     /// Objects that were not.
     pub inserted: u64,
+    /// Entries of objects that had a version as high already; they changed nothing.
+    pub superseded: u64,
     /// Objects that were there and are no more.
     pub deleted: u64,
     /// Rows added to an append collection.
@@ -105,8 +107,17 @@ enum Meaning {
     Done,
     /// 22012 means: the position row is not as expected.
     Fence,
-    /// Rows of a collection; fewer if its triggers may leave some out.
-    Rows { collection: CollectionId, name: Arc<str>, operation: Operation, sent: u64, or_fewer: bool },
+    /// Rows of a collection.
+    Rows {
+        collection: CollectionId,
+        name: Arc<str>,
+        operation: Operation,
+        /// Another writer may have been there in between: the same again shows what it did.
+        versioned: bool,
+        sent: u64,
+        /// Its triggers may leave some out.
+        or_fewer: bool,
+    },
     /// So many tables that are still as they were read.
     Catalog { tables: usize },
     /// So many rows of our own tables.
@@ -278,7 +289,7 @@ impl Writer {
             return Err(in_doubt(silence));
         }
         let stands = match flight.land(Phase::CommitSent).await.expect("it was sent") {
-            Ok(((), [position, 1])) => Some(position),
+            Ok(((), [position, 1, _])) => Some(position),
             Ok(_) => None,
             Err(Refusal { failure, .. }) => return Err(in_doubt(refused.unwrap_or(failure))),
         };
@@ -330,6 +341,7 @@ async fn send_step<'c>(
             collection: step.collection.id,
             name: Arc::clone(&step.collection.name),
             operation: step.operation,
+            versioned: step.version.is_some(),
             sent: portion.len() as u64,
             or_fewer: step.collection.triggers_skip,
         };
@@ -359,6 +371,9 @@ async fn land_one(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Re
         Some(Ok((meaning, counts))) => hold_against(meaning, counts, written).map(|()| true),
         Some(Err(Refusal { meaning, failure })) => Err(match meaning {
             Meaning::Fence if failure.sqlstate.as_deref() == Some("22012") => ApplyError::Fence,
+            Meaning::Rows { name, versioned: true, .. } if failure.sqlstate.as_deref() == Some("23505") => {
+                Failure { action: Action::RetryThenHalve, ..failure }.of(&name).into()
+            }
             Meaning::Rows { name, .. } => failure.of(&name).into(),
             _ => failure.into(),
         }),
@@ -375,17 +390,21 @@ fn hold_against(meaning: Meaning, counts: Counts, written: &mut Written) -> Resu
             let message = format!("forebay.{table}: {rows} rows were sent, {} arrived", counts[1]);
             Err(Failure::local(Action::Halve, message).into())
         }
-        Meaning::Rows { collection, name, operation, sent, or_fewer } => {
-            let [first, second] = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
-            let arrived = first.saturating_add(second);
+        Meaning::Rows { collection, name, operation, versioned, sent, or_fewer } => {
+            let [first, second, superseded] = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+            let arrived = first.saturating_add(second).saturating_add(superseded);
             // A trigger that leaves a row out does so to a direct write, too: that save is executed.
             let complete = if operation == Operation::Delete || or_fewer { arrived <= sent } else { arrived == sent };
             if !complete {
-                return Err(swallowed(&name, sent, arrived).into());
+                let swallowed = swallowed(&name, sent, arrived);
+                let action = if versioned { Action::RetryThenHalve } else { swallowed.action };
+                return Err(Failure { action, ..swallowed }.into());
             }
             written.statements += 1;
             written.statement_rows = written.statement_rows.max(sent);
-            written.collections.entry(collection).or_default().add(operation, first, second);
+            let rows = written.collections.entry(collection).or_default();
+            rows.add(operation, first, second);
+            rows.superseded += superseded;
             Ok(())
         }
     }

@@ -114,15 +114,21 @@ impl Body {
     pub fn overlaid(&self, later: &Self) -> Self {
         let over = later.members();
         let kept = self.members().into_iter().filter(|member| over.iter().all(|other| other.name != member.name));
-        let mut text = Vec::with_capacity(self.0.len() + later.0.len());
+        let members = kept.chain(over.iter().cloned()).map(|member| (member.name, member.value));
+        Self::of_members(self.0.len() + later.0.len(), members)
+    }
+
+    /// The body of these names and JSON values, of about so many bytes. The names are distinct.
+    pub fn of_members<N: AsRef<str>, V: AsRef<str>>(bytes: usize, members: impl IntoIterator<Item = (N, V)>) -> Self {
+        let mut text = Vec::with_capacity(bytes);
         text.push(b'{');
-        for member in kept.chain(over.iter().cloned()) {
+        for (name, value) in members {
             if text.len() > 1 {
                 text.push(b',');
             }
-            serde_json::to_writer(&mut text, &member.name).expect("a name is text");
+            serde_json::to_writer(&mut text, name.as_ref()).expect("a name is text");
             text.push(b':');
-            text.extend_from_slice(member.value.as_bytes());
+            text.extend_from_slice(value.as_ref().as_bytes());
         }
         text.push(b'}');
         Self(text.into_boxed_slice())

@@ -13,6 +13,9 @@ pub struct ColumnSet {
 }
 
 impl ColumnSet {
+    /// No column.
+    pub const EMPTY: Self = Self { low: 0, high: None };
+
     const WORD: u16 = 64;
 
     /// Adds a column; false if it was there.
@@ -44,6 +47,17 @@ impl ColumnSet {
         for column in other.iter() {
             self.insert(column);
         }
+    }
+
+    /// The columns of this set that are not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        self.iter().filter(|&column| !other.contains(column)).collect()
+    }
+
+    /// How many columns are in it.
+    pub fn len(&self) -> usize {
+        (0..self.words()).map(|n| self.word(n).count_ones() as usize).sum()
     }
 
     /// Whether there is no column in it.
@@ -112,6 +126,8 @@ mod tests {
             both.extend(&right);
             prop_assert_eq!(both.iter().collect::<BTreeSet<_>>(), a.union(&b).copied().collect::<BTreeSet<_>>());
             prop_assert_eq!(left == right, a == b);
+            prop_assert_eq!(left.without(&right).iter().collect::<BTreeSet<_>>(), &a - &b);
+            prop_assert_eq!((left.len(), both.len()), (a.len(), a.union(&b).count()));
         }
     }
 }

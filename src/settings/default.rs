@@ -74,7 +74,7 @@ impl Default for Settings {
                 tcp_user_timeout: seconds(15),
             },
             failed: FailedSettings { saves_max: 100_000 },
-            request_ids: RequestIdSettings { count_max: 1_000_000 },
+            request_ids: RequestIdSettings { count_max: 1_000_000, retention: seconds(600) },
             stop: StopSettings { drain_timeout: seconds(10), timeout: seconds(25) },
             log: LogSettings { level: "info".to_owned(), format: None },
             lanes: BTreeMap::from([("default".to_owned(), LaneSettings { window: Duration::from_millis(100) })]),

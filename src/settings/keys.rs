@@ -109,6 +109,7 @@ pub(super) const KEYS: &[Key] = keys! {
     postgres.tcp_user_timeout: Time(SECOND..=HOUR);
     failed.saves_max: Count(1..=100_000_000);
     request_ids.count_max: Count(1..=100_000_000);
+    request_ids.retention: Time(SECOND..=30 * DAY);
     stop.drain_timeout: Time(Duration::ZERO..=DAY);
     stop.timeout: Time(SECOND..=DAY);
     log.level: LogFilter;
@@ -120,6 +121,7 @@ pub(super) const NAMED_KEYS: &[NamedKey] = named_keys! {
     collections.NAME.table: Maybe(Text);
     collections.NAME.key: Maybe(Names);
     collections.NAME.mode: Choice(&MODES);
+    collections.NAME.version_column: Maybe(Text);
 };
 
 const SYNCHRONOUS_COMMIT: [(&str, SynchronousCommit); 4] = [

@@ -214,7 +214,7 @@ mod shipped_file {
             .map(|listed| listed.key)
             .collect();
         assert!(missing.is_empty(), "not in config/forebay.toml: {missing:?}");
-        for field in ["table", "key", "mode"] {
+        for field in ["table", "key", "mode", "version_column"] {
             assert!(SHIPPED.contains(&format!("\n# {field} = ")), "collections.NAME.{field}");
         }
     }

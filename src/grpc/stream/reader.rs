@@ -115,6 +115,8 @@ impl Reader {
                 "is no UUID: draw one for the stream, like 0189d0a2-7c1e-7cc3-98c4-dc0c0c07398f",
             ));
         };
+        // They count towards the same limit.
+        self.door.request_ids.forget(SystemTime::now());
         let opening = self.door.streams.open(id.into_bytes(), self.ended.clone()).map_err(errors::limit_reached)?;
         self.resumption = tokio::select! {
             biased;

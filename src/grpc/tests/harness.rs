@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::{
     collections::{Catalog, Collections},
     grpc::{
-        Append, AppendDone, AppendError, Control, Events, FlushError, Handles, Health, Streams, door::Door, fixtures,
+        Append, AppendDone, AppendError, Control, Events, FlushError, Handles, Health, RequestIds, Streams, door::Door, fixtures,
         save_service::SaveService, serve,
     },
     limits::Limits,
@@ -264,6 +264,7 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
     let limits = Limits::new(&settings);
     let (health, stop) = (Health::default(), CancellationToken::new());
     let streams = Streams::new(Arc::clone(&limits.request_ids), || Sequence::ZERO);
+    let request_ids = RequestIds::new(Arc::clone(&limits.request_ids), settings.request_ids.retention, || Sequence::ZERO);
     let handles = Handles {
         appender: Arc::<FakeJournal>::clone(&journal),
         control: Arc::<FakeDaemon>::clone(&daemon),
@@ -271,6 +272,7 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         lanes: Arc::from(["default".to_owned()]),
         journal_id: JOURNAL,
         streams: Arc::clone(&streams),
+        request_ids,
         health: health.clone(),
         events: Arc::new(Nobody),
     };

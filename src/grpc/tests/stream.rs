@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::harness::*;
 use crate::{
     grpc::{AppendError, Ticket},
-    proto::{Durability, OffsetRange, SaveStreamRequest, StreamOpened, save_stream_response::Event},
+    proto::{self, Durability, OffsetRange, SaveStreamRequest, StreamOpened, save_stream_response::Event},
     save::{Sequence, StreamOrigin},
 };
 
@@ -236,12 +236,15 @@ async fn a_stream_is_opened_by_its_first_message_only_and_with_what_there_is() {
 }
 
 #[tokio::test]
-async fn adding_in_a_stream_is_refused_by_name() {
+async fn saves_of_a_stream_may_add() {
     let door = start().await;
     let mut message = players(1..=2);
-    message.saves[0].add = vec!["level".to_owned()];
+    message.saves[0] = proto::Save { add: vec!["level".to_owned()], ..save("players", 1, r#"{"name": "x", "level": 2.5}"#) };
+    message.saves[1].add = vec!["name".to_owned()];
     let mut talk = door.talk(message).await;
+    talk.acknowledged(1).await;
     let Event::Refused(refused) = talk.event().await else { panic!("it is refused") };
-    assert_eq!((refused.offset, Code::from(refused.code)), (1, Code::Unimplemented));
-    talk.acknowledged(2).await;
+    assert_eq!((refused.offset, Code::from(refused.code)), (2, Code::InvalidArgument));
+    let body = door.journal.saved()[0].change.body().map(|body| body.as_str().to_owned());
+    assert_eq!(body.as_deref(), Some(r#"{"level":2.50,"name":"x"}"#));
 }

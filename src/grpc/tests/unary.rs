@@ -6,7 +6,7 @@ use crate::{
     grpc::{AppendError, FlushError, Ticket, fixtures},
     limits::LimitReached,
     proto::{self, save_service_server::SaveService as _, *},
-    save::{LaneId, Sequence},
+    save::{LaneId, RequestId, Sequence},
 };
 
 fn request(save: proto::Save) -> SaveRequest {
@@ -82,16 +82,13 @@ async fn fields_whose_time_has_not_come_are_named_and_not_ignored() {
     let persisted = Durability::Persisted.into();
     for (save, name) in [
         (SaveRequest { durability: persisted, ..request(player(1)) }, "durability PERSISTED"),
-        (SaveRequest { request_id: "x".to_owned(), ..request(player(1)) }, "request_id"),
         (SaveRequest { callback: "x".to_owned(), ..request(player(1)) }, "callback"),
-        (request(proto::Save { add: vec!["level".to_owned()], ..player(1) }), "save.add"),
     ] {
         let status = soon(client.save(save)).await.expect_err("it is refused");
         assert_eq!(assert_error(&status, Code::Unimplemented, "NOT_IMPLEMENTED").metadata["name"], name);
     }
     for save in [
         SaveBatchRequest { durability: persisted, ..batch(vec![player(1)]) },
-        SaveBatchRequest { request_id: "x".to_owned(), ..batch(vec![player(1)]) },
         SaveBatchRequest { callback: "x".to_owned(), ..batch(vec![player(1)]) },
     ] {
         let status = soon(client.save_batch(save)).await.expect_err("it is refused");
@@ -273,4 +270,36 @@ async fn status_and_collections_are_shown() {
     let read_only: Vec<_> = players.columns.iter().filter(|one| !one.read_only_reason.is_empty()).map(|one| one.name.as_str()).collect();
     assert_eq!(read_only, ["total", "number"], "an identity column may be a key");
     assert_eq!(list.refused_tables[0].name, "summary");
+}
+
+#[tokio::test]
+async fn a_request_id_is_bounded_and_free_again_after_a_refusal() {
+    let door = start().await;
+    let mut client = door.saves().await;
+    let with_id = |id: String, save| SaveRequest { request_id: id, ..request(save) };
+    let status = soon(client.save(with_id("x".repeat(RequestId::BYTES_MAX + 1), player(1)))).await.expect_err("it is too long");
+    assert_error(&status, Code::InvalidArgument, "INVALID_REQUEST");
+    assert_eq!(status.get_details_bad_request().expect("a violation").field_violations[0].field, "request_id");
+    let longest = "x".repeat(RequestId::BYTES_MAX);
+    soon(client.save(with_id(longest.clone(), save("players", 1, "{}")))).await.expect_err("the save is wrong");
+    let answer = soon(client.save(with_id(longest.clone(), player(1)))).await.expect("the id is free").into_inner();
+    assert!(!answer.deduplicated);
+    assert_eq!(door.journal.saved()[0].request_id.as_ref().map(|request| &*request.id), Some(longest.as_str()));
+    let other = SaveBatchRequest { request_id: longest, ..batch(vec![player(1)]) };
+    let status = soon(client.save_batch(other)).await.expect_err("it was no batch");
+    assert_error(&status, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    assert_eq!((door.journal.saved().len(), door.limits.request_ids.used()), (1, 1));
+}
+
+#[tokio::test]
+async fn at_the_limit_of_request_ids_calls_with_a_new_one_are_refused() {
+    let door = start().await;
+    door.limits.request_ids.set_max(1);
+    let mut client = door.saves().await;
+    let with_id = |id: &str| SaveRequest { request_id: id.to_owned(), ..request(player(1)) };
+    soon(client.save(with_id("a"))).await.expect("there is room");
+    let status = soon(client.save(with_id("b"))).await.expect_err("there is none");
+    assert_eq!(assert_error(&status, Code::ResourceExhausted, "LIMIT_REACHED").metadata["limit"], "request_ids.count_max");
+    assert!(soon(client.save(with_id("a"))).await.expect("it is known").into_inner().deduplicated);
+    soon(client.save(request(player(2)))).await.expect("it needs no id");
 }

@@ -1,5 +1,10 @@
 use super::*;
-use crate::{grpc::fixtures, limits::LimitKind, proto::save::Change as ProtoChange};
+use crate::{
+    collections::{CollectionRules, CollectionSettings},
+    grpc::fixtures,
+    limits::LimitKind,
+    proto::save::Change as ProtoChange,
+};
 
 fn save(collection: &str, key: &[&str], json: &str) -> proto::Save {
     proto::Save {
@@ -15,10 +20,13 @@ fn delete(collection: &str, key: &[&str]) -> proto::Save {
 }
 
 fn check(save: &proto::Save) -> Result<Save, Findings> {
-    let collections = fixtures::collections();
+    check_against(&fixtures::collections(), save)
+}
+
+fn check_against(collections: &Collections, save: &proto::Save) -> Result<Save, Findings> {
     let limit = |name, max| Limit::new(LimitKind::Size, name, max);
     let (body_bytes, key_bytes) = (limit("grpc.body_bytes_max", 200), limit("grpc.key_bytes_max", 40));
-    let rules = Rules { collections: &collections, body_bytes: &body_bytes, key_bytes: &key_bytes };
+    let rules = Rules { collections, body_bytes: &body_bytes, key_bytes: &key_bytes };
     let mut findings = Findings::default();
     let checked = validate(save, Path::Nth(3), &rules, SystemTime::UNIX_EPOCH, &mut findings);
     checked.ok_or(findings)
@@ -180,9 +188,81 @@ fn everything_wrong_with_a_save_is_told_at_once() {
     assert_eq!(fields, ["saves[3].json.nmae", "saves[3].json.total", "saves[3].json.name", "saves[3].key[0]"]);
 }
 
+fn adding(key: &[&str], json: &str, add: &[&str]) -> proto::Save {
+    proto::Save { add: add.iter().map(|&name| name.to_owned()).collect(), ..save("players", key, json) }
+}
+
 #[test]
-fn adding_is_refused_by_name_and_not_ignored() {
-    let adding = proto::Save { add: vec!["level".to_owned()], ..save("players", &["1"], r#"{"level": 1}"#) };
-    let findings = check(&adding).expect_err("refused");
-    assert_eq!(findings.unimplemented, Some("save.add"));
+fn what_is_added_stands_in_front_of_the_body_as_its_column_holds_it() {
+    let taken = accepted(&adding(&["1"], r#"{ "name" : "x", "level": 1.005 }"#, &["level"]));
+    assert_eq!(taken.change.body().map(Body::as_str), Some(r#"{"level":1.01,"name":"x"}"#));
+    let (collections, players) = (fixtures::collections(), taken.collection);
+    let (level, column) = collections.get(players).column("level").expect("a column");
+    assert_eq!(*taken.adds, [Added { column: level, form: column.number }]);
+    assert_eq!(taken.columns.len(), 2);
+    let items = proto::Save {
+        collection: "items".to_owned(),
+        ..adding(&[], r#"{"slot": 1, "owner": "A0EEBC999C0B4EF8BB6D6BB9BD380A11", "count": "1e2"}"#, &["count"])
+    };
+    assert!(accepted(&items).change.body().is_some_and(|body| body.as_str().starts_with(r#"{"count":100,"#)));
+}
+
+#[test]
+fn what_can_not_be_added_is_refused() {
+    let json = r#"{"level": 1, "name": "x", "note": 1}"#;
+    assert_refused(&adding(&["1"], json, &["levle"]), "saves[3].add[0]", "is \"levle\", which is no member of `json`");
+    assert_refused(&adding(&["1"], json, &["level", "level"]), "saves[3].add[1]", "or is named twice");
+    assert_refused(&adding(&["1"], json, &["level", "name", "note", "level"]), "saves[3].add", "more names than `json` has members");
+    assert_refused(&adding(&["1"], json, &["name"]), "saves[3].json.name", "is text: only integer and numeric columns are added to");
+    assert_refused(&adding(&["1"], json, &["note"]), "saves[3].json.note", "is jsonb");
+    assert_refused(&adding(&[], r#"{"id": 1, "level": 1}"#, &["id"]), "saves[3].json.id", "is a key column");
+    assert_refused(&adding(&["1"], r#"{"total": 1}"#, &["total"]), "saves[3].json.total", "is a generated column");
+    for (value, why) in
+        [("null", "finite number"), ("\"NaN\"", "finite number"), ("10000", "takes numeric(6,2)"), ("1e1001", "more than 1000 digits")]
+    {
+        assert_refused(&adding(&["1"], &format!("{{\"level\": {value}}}"), &["level"]), "saves[3].json.level", why);
+    }
+    assert_refused(&proto::Save { add: vec!["level".to_owned()], ..delete("players", &["1"]) }, "saves[3].add", "not for a delete");
+    let event = proto::Save { add: vec!["what".to_owned()], ..save("events", &[], r#"{"what": "1"}"#) };
+    assert_refused(&event, "saves[3].add", "only added");
+}
+
+/// Collections of which `items` has its column `count` as the version.
+fn versioned(column: &str) -> Collections {
+    let settings = CollectionSettings { version_column: Some(column.to_owned()), ..CollectionSettings::default() };
+    let rules = CollectionRules { schemas: vec!["public".to_owned()], named: [("items".to_owned(), settings)].into() };
+    Collections::build(&fixtures::catalog(), &rules, &Collections::default())
+}
+
+#[test]
+fn a_save_of_a_versioned_collection_names_its_version() {
+    let collections = versioned("count");
+    let key = ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "2"];
+    let version = |json: &str| check_against(&collections, &save("items", &key, json)).map(|save| save.version);
+    assert_eq!(version(r#"{"count": 7}"#).ok(), Some(Some(7)));
+    assert_eq!(version(r#"{"count": "-8"}"#).ok(), Some(Some(-8)));
+    assert_eq!(check_against(&collections, &delete("items", &key)).ok().map(|save| save.version), Some(None));
+    for (json, field, why) in [
+        (r#"{"slot": 2}"#, "saves[3].json", "lacks count, the version column"),
+        (r#"{"count": null}"#, "saves[3].json.count", "can't be null"),
+        (r#"{"count": 1.0}"#, "saves[3].json.count", "takes an integer"),
+        (r#"{"count": 2147483648}"#, "saves[3].json.count", "takes an integer"),
+        (r#"{"count": true}"#, "saves[3].json.count", "takes an integer"),
+    ] {
+        let told = version(json).expect_err("refused").violations.into_list().swap_remove(0);
+        assert_eq!(told.field, field);
+        assert!(told.description.contains(why), "{}", told.description);
+    }
+    let added = proto::Save { add: vec!["count".to_owned()], ..save("items", &key, r#"{"count": 1}"#) };
+    let told = check_against(&collections, &added).expect_err("refused").violations.into_list().swap_remove(0);
+    assert_eq!(told.description, "is the version column, which is only set");
+}
+
+#[test]
+fn a_version_column_that_is_none_makes_no_collection() {
+    for (column, why) in [("amount", "it has no column \"amount\""), ("slot", "is part of the key")] {
+        let collections = versioned(column);
+        let refused = collections.refused().iter().find(|table| table.name == "items").expect("refused");
+        assert!(refused.named && refused.reason.contains(why), "{}", refused.reason);
+    }
 }

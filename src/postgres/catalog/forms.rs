@@ -11,7 +11,10 @@ use super::super::{
     Failure,
     reading::{Reading, get},
 };
-use crate::collections::{KeyForm, ValueForm};
+use crate::{
+    collections::{KeyForm, ValueForm},
+    save::NumberForm,
+};
 
 /// Every type that a column has, and what it is made of: a domain's base, an array's elements, a range's bounds, a multirange's
 /// range. (Multiranges came with version 14: reading their column through JSON works on all.)
@@ -136,7 +139,13 @@ impl BaseType<'_> {
             Type::TIMESTAMPTZ if self.keeps_microseconds() => Some(KeyForm::TimestampTz),
             Type::TEXT if self.deterministic => Some(KeyForm::Text { chars_max: None }),
             Type::VARCHAR if self.deterministic => Some(KeyForm::Text { chars_max: self.declared() }),
-            Type::NUMERIC => self.numeric(),
+            Type::NUMERIC => match self.number()? {
+                NumberForm::Numeric { precision, scale } => {
+                    let (precision, scale) = (u32::from(precision), u32::try_from(scale).ok()?);
+                    (scale <= precision).then_some(KeyForm::Numeric { precision, scale })
+                }
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -150,10 +159,20 @@ impl BaseType<'_> {
         u32::try_from(self.modifier - 4).ok()
     }
 
-    /// Precision in the upper half, the scale below it: eleven bits, signed since version 15.
-    fn numeric(self) -> Option<KeyForm> {
-        let declared = self.declared()?;
-        let (precision, scale) = (declared >> 16, declared & 0x7ff);
-        (scale <= precision && scale < 0x400).then_some(KeyForm::Numeric { precision, scale })
+    /// As what is added to it; `None` if nothing is.
+    pub(super) fn number(self) -> Option<NumberForm> {
+        match u32::try_from(self.oid).ok().and_then(Type::from_oid)? {
+            Type::INT2 => Some(NumberForm::Integer { bits: 16 }),
+            Type::INT4 => Some(NumberForm::Integer { bits: 32 }),
+            Type::INT8 => Some(NumberForm::Integer { bits: 64 }),
+            Type::NUMERIC => Some(self.declared().map_or(NumberForm::Unbounded, numeric)),
+            _ => None,
+        }
     }
+}
+
+/// Precision in the upper half, the scale below it: eleven bits, signed since version 15.
+fn numeric(declared: u32) -> NumberForm {
+    let scale = (declared & 0x7ff) as i16;
+    NumberForm::Numeric { precision: (declared >> 16) as u16, scale: if scale < 0x400 { scale } else { scale - 0x800 } }
 }

@@ -1,5 +1,8 @@
 use super::*;
-use crate::collections::{Catalog, CatalogColumn, CatalogTable, Identity, KeyForm, Reaction, TableKind, ValueForm};
+use crate::{
+    collections::{Catalog, CatalogColumn, CatalogTable, Identity, KeyForm, Reaction, TableKind, ValueForm},
+    save::NumberForm,
+};
 
 fn table<'a>(catalog: &'a Catalog, name: &str) -> &'a CatalogTable {
     catalog.tables.iter().find(|table| table.name == name).expect("a table")
@@ -101,6 +104,11 @@ async fn columns_come_with_base_type_form_and_key_form() {
     assert_eq!(of("af"), ("date[]", array(Time), None));
     assert_eq!(of("ag"), ("int2vector", Scalar, None));
     assert_eq!(of("ah"), ("pg_node_tree", Internal, None));
+    let number = |name| column(&catalog, "t", name).number;
+    assert_eq!((number("a"), number("u")), (Some(NumberForm::Integer { bits: 32 }), Some(NumberForm::Integer { bits: 64 })));
+    assert_eq!((number("d"), number("l")), (Some(NumberForm::Numeric { precision: 8, scale: 3 }), Some(NumberForm::Unbounded)));
+    assert_eq!(number("t"), Some(NumberForm::Numeric { precision: 2, scale: -1 }));
+    assert_eq!((number("e"), number("i")), (None, None));
     let not_null = |name| column(&catalog, "t", name).not_null;
     assert!(not_null("a") && not_null("b") && not_null("c") && !not_null("d"));
     assert_eq!(column(&catalog, "t", "u").identity, Identity::Always);

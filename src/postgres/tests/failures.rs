@@ -84,29 +84,43 @@ async fn failed_saves_are_written_with_the_position_and_keep_every_digit() {
         key: vec!["1".to_owned(), "it's, {\"x\"}".to_owned()],
         kind: SaveKind::Set,
         body: Some(body.to_owned()),
+        added: vec!["z".to_owned(), "a \"quoted\" one".to_owned()],
         sqlstate: Some("23505".to_owned()),
         constraint: Some("player_name_key".to_owned()),
         message: "duplicate key".to_owned(),
         accepted_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
     };
-    let delete =
-        FailedSave { sequence: Sequence::from_u64(4), kind: SaveKind::Delete, body: None, sqlstate: None, constraint: None, ..set.clone() };
-    let append = FailedSave { sequence: Sequence::from_u64(5), kind: SaveKind::Append, key: Vec::new(), ..set.clone() };
+    let delete = FailedSave {
+        sequence: Sequence::from_u64(4),
+        kind: SaveKind::Delete,
+        body: None,
+        added: Vec::new(),
+        sqlstate: None,
+        ..set.clone()
+    };
+    let append = FailedSave {
+        sequence: Sequence::from_u64(5),
+        kind: SaveKind::Append,
+        key: Vec::new(),
+        added: Vec::new(),
+        constraint: None,
+        ..set.clone()
+    };
     let failed = [set, delete, append];
     let through = Sequence::from_u64(5);
     let work =
         Work { collections: &lane.collections, after: Sequence::ZERO, through, generation: None, failed: &failed, statement_rows: 2 };
     lane.writer.apply(&work).await.expect("applied");
     assert_eq!(lane.position().await.map(|row| row.through), Some(through));
-    let columns =
-        "sequence, lane, collection, key, kind, body, sqlstate, constraint_name, message, extract(epoch from accepted_at), closed_at";
+    let columns = "sequence, lane, collection, key, kind, body, added, sqlstate, constraint_name, message, extract(epoch from accepted_at), closed_at";
     let rows = fixture.rows(&format!("select {columns} from forebay.failed_save order by 1")).await;
     let key = r#"{1,"it's, {\"x\"}"}"#;
     let times = "1700000000.123000|NULL";
+    let added = r#"{z,"a \"quoted\" one"}"#;
     let expected = [
-        format!("3|default|player|{key}|set|{body}|23505|player_name_key|duplicate key|{times}"),
-        format!("4|default|player|{key}|delete|NULL|NULL|NULL|duplicate key|{times}"),
-        format!("5|default|player|{{}}|append|{body}|23505|player_name_key|duplicate key|{times}"),
+        format!("3|default|player|{key}|set|{body}|{added}|23505|player_name_key|duplicate key|{times}"),
+        format!("4|default|player|{key}|delete|NULL|{{}}|NULL|player_name_key|duplicate key|{times}"),
+        format!("5|default|player|{{}}|append|{body}|{{}}|23505|NULL|duplicate key|{times}"),
     ];
     assert_eq!(rows, expected);
     let open = fixture.postgres.count_open_failed(lane.journal).await.expect("counts");

@@ -18,7 +18,7 @@ async fn the_printed_schema_is_the_one_that_is_made() {
     let columns = "select table_name, column_name, data_type, column_default, is_nullable from information_schema.columns
          where table_schema = 'forebay' order by table_name, ordinal_position";
     assert_eq!(made.rows(columns).await, printed.rows(columns).await);
-    assert_eq!(made.rows(columns).await.len(), 20);
+    assert_eq!(made.rows(columns).await.len(), 21);
     printed.postgres.ensure_schema().await.expect("there already");
 }
 
