@@ -13,11 +13,15 @@ use crate::save::{Body, CollectionId, ColumnIndex, ColumnSet, LaneId};
 
 mod catalog;
 mod key_form;
+mod lanes;
+mod nearest;
 mod order;
 mod value;
 
 pub use catalog::{Catalog, CatalogColumn, CatalogTable, ForeignKey, Identity, Reaction, TableKind, UniqueIndex};
 pub use key_form::{KeyForm, KeyPartError};
+pub use lanes::{Across, Lanes};
+pub use nearest::nearest;
 pub use value::{ValueError, ValueForm};
 
 /// Settings of one collection: `[collections.NAME]`.
@@ -48,6 +52,8 @@ pub struct CollectionRules {
     pub schemas: Vec<String>,
     /// Settings by collection name.
     pub named: BTreeMap<String, CollectionSettings>,
+    /// Which lane writes which.
+    pub lanes: Lanes,
 }
 
 /// A table that is no collection, and why.
@@ -111,6 +117,7 @@ pub struct Collections {
     by_name: HashMap<Arc<str>, CollectionId>,
     refused: Vec<RefusedTable>,
     parents_first: Vec<CollectionId>,
+    links: Vec<lanes::Link>,
 }
 
 impl Collection {

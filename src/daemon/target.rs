@@ -7,9 +7,14 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{catalog::SharedCollections, failed::FailedSaves, observe::Observer};
+use super::{
+    catalog::SharedCollections,
+    failed::FailedSaves,
+    layout::{Handover, before_the_layout},
+    observe::Observer,
+};
 use crate::{
-    collections::Collections,
+    collections::{Across, Collections},
     drain::{Target, What, Work},
     postgres::{self, Action, ApplyError, FailedSave, Failure, PositionRow, Postgres, SaveKind, Writer, Written},
     save::{Accepted, Change, LaneId, Sequence},
@@ -19,6 +24,10 @@ use crate::{
 pub(super) struct LaneTarget {
     pub(super) postgres: Postgres,
     pub(super) collections: SharedCollections,
+    /// To be completed before the position row is read.
+    pub(super) handover: Handover,
+    /// Where the layout of the lanes begins.
+    pub(super) begins: Sequence,
     pub(super) failed: FailedSaves,
     pub(super) journal: Uuid,
     pub(super) lane: Arc<str>,
@@ -50,14 +59,34 @@ impl LaneTarget {
     }
 }
 
+impl LaneTarget {
+    /// What two lanes write in two transactions must not depend on each other: DDL may have joined it since the start.
+    fn stands_alone(&self, collections: &Collections) -> Result<(), Failure> {
+        let lanes = self.collections.lanes();
+        match collections.across(lanes).find(|across| across.lanes.contains(&self.lane_id)) {
+            Some(across) => {
+                let remedy = format!("drop it, or {} and restart", Across::REMEDY);
+                Err(Failure { remedy: remedy.into(), ..Failure::local(Action::Halt, across.shown(lanes)) })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Target for LaneTarget {
     async fn contact(&mut self) -> Result<Option<PositionRow>, Failure> {
+        if let Some(foreign) = self.handover.complete().await? {
+            return Ok(Some(foreign));
+        }
         let mut writer = match self.take_writer() {
             Some(writer) => writer,
             None => self.postgres.writer(self.journal, &self.lane, self.owner).await?,
         };
         let row = writer.read_position().await?;
         self.writer = Some(writer);
+        if let Some(row) = row.filter(|row| row.through < self.begins) {
+            return Err(before_the_layout(row, self.begins));
+        }
         self.meet().await?;
         Ok(row)
     }
@@ -82,6 +111,7 @@ impl Target for LaneTarget {
 
     async fn apply(&mut self, work: Work<'_>) -> Result<Written, ApplyError> {
         let collections = self.collections.now();
+        self.stands_alone(&collections)?;
         let (generation, given_up, failed): (_, &[Accepted], _) = match work.what {
             What::Generation(generation) => (Some(generation), &[], Vec::new()),
             What::Failed(saves, why) => (None, saves, saves.iter().map(|save| failed_save(save, why, &collections)).collect()),

@@ -153,6 +153,7 @@ impl<T: Target, L: Log> Lane<T, L> {
             Step::Claim(row) => self.claim(row).await,
             Step::Refresh => self.refresh().await,
             Step::Seal => self.seal(),
+            Step::MoveUp => self.move_up(),
             Step::Fold { after, through, saves_max } => return self.fold(after, through, saves_max).await,
             Step::Condemn { after, through } => return self.condemn(after, through).await,
             Step::Apply => self.apply().await,

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod acts;
+mod idle;
 mod journal;
 mod server;
 mod world;

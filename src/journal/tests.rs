@@ -108,7 +108,8 @@ impl Rig {
             on_group: Box::new(move |group| stats.lock().expect("no panic").push(group)),
             on_fatal: Box::new(move |reason| drop(tell.send(reason))),
         };
-        let running = journal.start(&limits, events).expect("threads");
+        let lanes = [journal.settled_hint(LANE)];
+        let running = journal.start(&limits, &lanes, events).expect("threads");
         Self { running, limits, offered, groups, fatal }
     }
 
@@ -139,11 +140,11 @@ impl Rig {
 }
 
 fn open(settings: &JournalSettings) -> Journal {
-    Journal::open(settings, OpenOptions { lanes: 1 }).expect("a sound journal")
+    Journal::open(settings).expect("a sound journal")
 }
 
 fn open_damaged(settings: &JournalSettings) -> Report {
-    match Journal::open(settings, OpenOptions { lanes: 1 }) {
+    match Journal::open(settings) {
         Err(OpenError::Damaged(report)) => *report,
         other => panic!("should be damaged: {other:?}"),
     }

@@ -126,6 +126,16 @@ impl Plan {
         Some(generation)
     }
 
+    /// The lane has no save between its position and `through`: a generation of nothing moves it up.
+    pub(in crate::drain) fn move_up(&mut self, through: Sequence) {
+        debug_assert!(self.bounds.is_empty() && self.hand.is_none(), "nothing waits");
+        if through > self.position {
+            let generation = Generation { through, ..Generation::empty(self.position) };
+            self.bounds.push(Bound { through, room: None });
+            self.hand = Some(Hand { through, work: HandWork::Generation { generation, single: true, room: None } });
+        }
+    }
+
     /// What a generation folded from the journal takes beyond the room that the bounds hold.
     pub(in crate::drain) fn room_missing(&self, generation: &Generation) -> Footprint {
         let rooms = self.bounds.iter().filter_map(|bound| bound.room.as_ref());
