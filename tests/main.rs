@@ -3,6 +3,7 @@
 mod architecture;
 mod bad_input;
 mod kills;
+mod lanes;
 mod limits;
 mod outages;
 mod pipe;

@@ -37,7 +37,7 @@ const LEDGER_KEY: &str = "layout";
 /// How long a start drains the lanes of a layout that is to be followed by another.
 pub(super) const EMPTY_TIMEOUT: Duration = Duration::from_secs(10);
 /// And how long Postgres may be away meanwhile.
-pub(super) const EMPTY_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const EMPTY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A layout. Without anything in the ledger: the default lane, from the first save on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
