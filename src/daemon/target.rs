@@ -65,7 +65,7 @@ impl LaneTarget {
         let lanes = self.collections.lanes();
         match collections.across(lanes).find(|across| across.lanes.contains(&self.lane_id)) {
             Some(across) => {
-                let remedy = format!("drop it, or {} and restart", Across::REMEDY);
+                let remedy = format!("take it back until the lanes are drained; to have it, first {}", Across::REMEDY);
                 Err(Failure { remedy: remedy.into(), ..Failure::local(Action::Halt, across.shown(lanes)) })
             }
             None => Ok(()),

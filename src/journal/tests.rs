@@ -100,6 +100,11 @@ impl Rig {
     }
 
     fn run(journal: Journal, limits: Limits) -> Self {
+        let lane = journal.settled_hint(LANE);
+        Self::run_with(journal, limits, &[lane])
+    }
+
+    fn run_with(journal: Journal, limits: Limits, lanes: &[Sequence]) -> Self {
         let (tell, fatal) = mpsc::channel();
         let (offered, groups) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
         let (offers, stats) = (Arc::clone(&offered), Arc::clone(&groups));
@@ -108,8 +113,7 @@ impl Rig {
             on_group: Box::new(move |group| stats.lock().expect("no panic").push(group)),
             on_fatal: Box::new(move |reason| drop(tell.send(reason))),
         };
-        let lanes = [journal.settled_hint(LANE)];
-        let running = journal.start(&limits, &lanes, events).expect("threads");
+        let running = journal.start(&limits, lanes, events).expect("threads");
         Self { running, limits, offered, groups, fatal }
     }
 
