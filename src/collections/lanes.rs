@@ -100,6 +100,14 @@ impl Across {
     }
 }
 
+/// Their names.
+impl fmt::Display for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::DEFAULT)?;
+        self.0.keys().try_for_each(|name| write!(f, ", {name}"))
+    }
+}
+
 impl fmt::Display for Joined {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -21,7 +21,7 @@ use super::{
     control::Controls,
     failed::FailedSaves,
     lanes::LaneMaker,
-    layout::{EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout},
+    layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
     observe::Observer,
     recovery::{self, Backlogs},
     streams,
@@ -43,6 +43,8 @@ use crate::{
 const CATALOG_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between looks for a Postgres that the first start needs.
 const FIRST_WAIT_INTERVAL: Duration = Duration::from_millis(500);
+/// Lanes that are drained end at once: longer than any transaction that moves an idle one up.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A daemon without its front door.
 pub(super) struct Core {
@@ -58,17 +60,6 @@ pub(super) struct Core {
     lanes: JoinSet<End>,
     fatal: oneshot::Receiver<String>,
 }
-
-/// Which lanes a start has.
-enum Wanted {
-    /// Those of the settings, as soon as nothing waits under others.
-    Settings(Lanes),
-    /// Those that the journal has.
-    Kept,
-}
-
-/// After a change of lanes nothing waits: their tasks end at once.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Core {
     /// Opens the journal, learns the catalog, folds what is not in Postgres, starts the lanes of the settings.
@@ -99,7 +90,8 @@ impl Core {
         tell_opened(&opened, settings);
         let journal_id = Uuid::from_bytes(opened.id().to_bytes());
         let ledger = opened.ledger().clone();
-        let Choice { layout, wanted, news } = choose(&opened, wanted).await?;
+        let choice = Choice::make(&ledger, opened.last(), wanted).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
+        let layout = choice.layout.clone();
         let names: Vec<&str> = layout.lanes.names().collect();
         let observer = Observer(Metrics::new(&names));
         let postgres = Postgres::new(&settings.postgres, names.len()).or_exit(Exit::Settings, "read postgres.url")?;
@@ -107,17 +99,9 @@ impl Core {
         let collections = SharedCollections::new(rules, postgres.clone(), ledger.clone(), observer.0.clone());
         learn_catalog(&collections, settings.postgres.first_wait, stop).await?;
         tell_collections(&collections);
-        check_lanes(wanted.as_ref(), &collections)?;
-        if news {
-            layout.keep(&ledger).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
-        }
-        let other = wanted.filter(|lanes| *lanes != layout.lanes);
+        let other = choice.hold_against(&collections.now(), &ledger).await?;
 
-        let last = opened.last();
-        // Saves are only removed once Postgres was seen to hold them, which may be later than the position that was noted. (A
-        // fold that began before the gap would hide it from a database that went back in time.)
-        let known = layout.begins().max(opened.oldest());
-        let after: Vec<_> = (0..).map(LaneId).zip(&names).map(|(lane, _)| opened.settled_hint(lane).max(known)).collect();
+        let (last, after) = (opened.last(), positions(&opened, &layout));
         let backlogs = after.iter().map(|&after| LaneBacklog::new(settings.drain.generation_objects_max, after, &limits));
         let backlogs = Backlogs::new(backlogs.collect());
         let (failed_journal, fatal) = oneshot::channel();
@@ -163,7 +147,7 @@ impl Core {
 
     /// Puts these lanes in the place of those that run, once nothing waits; see [`layout`](super::layout).
     async fn change_lanes(mut self, lanes: Lanes, settings: &Settings, stop: &CancellationToken) -> Result<Self, Failure> {
-        tracing::info!(lanes = %shown(&lanes), "the settings have other lanes than the journal: draining before they change");
+        tracing::info!(%lanes, "the settings have other lanes than the journal: draining before they change");
         let emptied = timeout(EMPTY_TIMEOUT, self.drained(EMPTY_PATIENCE, stop)).await;
         let emptied = emptied.unwrap_or_else(|_| Err(format!("not drained within {} s", EMPTY_TIMEOUT.as_secs())));
         if emptied.is_err() || stop.is_cancelled() {
@@ -257,37 +241,13 @@ async fn drained(lane: &LaneHandle, patience: Duration) -> Result<(), String> {
     }
 }
 
-fn shown(lanes: &Lanes) -> String {
-    lanes.names().collect::<Vec<_>>().join(", ")
-}
-
-/// The layout to start with.
-struct Choice {
-    layout: Layout,
-    /// The lanes of the settings, if they count.
-    wanted: Option<Lanes>,
-    /// The ledger doesn't hold it yet.
-    news: bool,
-}
-
-async fn choose(opened: &Journal, wanted: Wanted) -> Result<Choice, Failure> {
-    let layout = Layout::recall(opened.ledger()).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
-    Ok(match wanted {
-        Wanted::Kept => Choice { layout, wanted: None, news: false },
-        // Nothing was ever accepted: no save knows another layout.
-        Wanted::Settings(lanes) if opened.last() == Sequence::ZERO && lanes != layout.lanes => {
-            Choice { layout: Layout::first(lanes.clone()), wanted: Some(lanes), news: true }
-        }
-        Wanted::Settings(lanes) => Choice { layout, wanted: Some(lanes), news: false },
-    })
-}
-
-fn check_lanes(wanted: Option<&Lanes>, collections: &SharedCollections) -> Result<(), Failure> {
-    let problems = wanted.map(|lanes| lanes.problems(&collections.now())).unwrap_or_default();
-    match problems.is_empty() {
-        true => Ok(()),
-        false => Err(Failure { exit: Exit::Settings, error: anyhow::anyhow!("{}", problems.join("; ")) }),
-    }
+/// Up to where the journal knows everything of each lane to be in Postgres.
+fn positions(opened: &Journal, layout: &Layout) -> Vec<Sequence> {
+    // Saves are only removed once Postgres was seen to hold them, which may be later than the position that was noted. (A
+    // fold that began before the gap would hide it from a database that went back in time.)
+    let all = layout.begins().max(opened.oldest());
+    let lanes = (0..).map(LaneId).take(layout.lanes.count());
+    lanes.map(|lane| opened.settled_hint(lane).max(all)).collect()
 }
 
 /// Before the journal is made: a start that can't be leaves nothing behind.

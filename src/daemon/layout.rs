@@ -27,7 +27,8 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::{
-    collections::Lanes,
+    collections::{Collections, Lanes},
+    exit::{Exit, Failure as Failed, OrExit},
     journal::{Ledger, LedgerError},
     postgres::{Action, Failure, LaneChange, LaneRows, PositionRow, Postgres, earlier_remedy},
     save::Sequence,
@@ -96,6 +97,51 @@ impl Layout {
     }
 }
 
+/// Which lanes a start has.
+pub(super) enum Wanted {
+    /// Those of the settings, as soon as nothing waits under others.
+    Settings(Lanes),
+    /// Those that the journal has.
+    Kept,
+}
+
+/// The layout that a start begins with.
+pub(super) struct Choice {
+    pub(super) layout: Layout,
+    /// The lanes of the settings, if they count.
+    wanted: Option<Lanes>,
+    /// The ledger doesn't hold it yet.
+    news: bool,
+}
+
+impl Choice {
+    /// `last` is the journal's last save.
+    pub(super) async fn make(ledger: &Ledger, last: Sequence, wanted: Wanted) -> Result<Self, LedgerError> {
+        let layout = Layout::recall(ledger).await?;
+        Ok(match wanted {
+            Wanted::Kept => Self { layout, wanted: None, news: false },
+            // Nothing was ever accepted: no save knows another layout.
+            Wanted::Settings(lanes) if last == Sequence::ZERO && lanes != layout.lanes => {
+                Self { layout: Layout::first(lanes.clone()), wanted: Some(lanes), news: true }
+            }
+            Wanted::Settings(lanes) => Self { layout, wanted: Some(lanes), news: false },
+        })
+    }
+
+    /// Holds the lanes of the settings against the catalog. Gives them if the layout has others.
+    pub(super) async fn hold_against(self, collections: &Collections, ledger: &Ledger) -> Result<Option<Lanes>, Failed> {
+        let Some(wanted) = self.wanted else { return Ok(None) };
+        let problems = wanted.problems(collections);
+        if !problems.is_empty() {
+            return Err(Failed { exit: Exit::Settings, error: anyhow::anyhow!("{}", problems.join("; ")) });
+        }
+        if self.news {
+            self.layout.keep(ledger).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
+        }
+        Ok((wanted != self.layout.lanes).then_some(wanted))
+    }
+}
+
 /// The way from the rows of the layout before to those of this one. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Handover(Arc<Inner>);
@@ -139,7 +185,7 @@ impl Handover {
         }
         let changed = Layout { before: Vec::new(), ..layout.clone() };
         changed.keep(&self.0.ledger).await.map_err(|error| Failure::local(Action::Halt, format!("note the layout: {error}")))?;
-        tracing::info!(lanes = %changed.lanes.names().collect::<Vec<_>>().join(", "), "the lanes of the settings are in force");
+        tracing::info!(lanes = %changed.lanes, "the lanes of the settings are in force");
         *layout = changed;
         Ok(None)
     }

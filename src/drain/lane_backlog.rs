@@ -11,7 +11,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::room::{Room, Rooms};
 use crate::{
     backlog::{Backlog, Footprint, Generation},
-    limits::Limits,
+    limits::{Limit, Limits},
     save::{Accepted, CollectionId, Sequence},
 };
 
@@ -25,6 +25,8 @@ struct Shared {
     /// The lane's task waits here.
     wake: Notify,
     rooms: Rooms,
+    /// `journal.bytes_max`
+    journal_bytes: Arc<Limit>,
 }
 
 #[derive(Debug)]
@@ -90,15 +92,17 @@ impl View {
 
 /// An idle lane's position moves up so often: the floor is the smallest position, so an idle one would keep segments for ever.
 const MOVE_INTERVAL: Duration = Duration::from_secs(10);
-/// And at once when so much has passed: what the journal keeps only for an idle lane counts to `journal.bytes_max`.
+/// And at once when so much has passed, or this part of `journal.bytes_max`, to which it counts as long as the lane stays.
 const MOVE_BYTES: u64 = 8 << 20;
+const MOVE_PART: u64 = 8;
 
 impl LaneBacklog {
     /// The backlog of a lane whose saves up to `after` are in Postgres, as far as the journal knows.
     pub fn new(generation_objects_max: u64, after: Sequence, limits: &Limits) -> Self {
         let passed = Passed { through: after, bytes: 0, since: None };
         let inner = Inner { backlog: Backlog::new(generation_objects_max, after), since: None, out: None, passed };
-        Self(Arc::new(Shared { inner: Mutex::new(inner), wake: Notify::new(), rooms: Rooms::new(limits) }))
+        let journal_bytes = Arc::clone(&limits.journal_bytes);
+        Self(Arc::new(Shared { inner: Mutex::new(inner), wake: Notify::new(), rooms: Rooms::new(limits), journal_bytes }))
     }
 
     /// Folds in a group of saves, whole batches, for which admission has taken room, and gives back to the limits what
@@ -125,11 +129,12 @@ impl LaneBacklog {
     /// Every save up to `through` that is this lane's has been offered; `bytes` of others came since the last call. Called by the
     /// journal's thread, after [`Self::offer`]: never waits.
     pub fn pass(&self, through: Sequence, bytes: u64) {
+        let bytes_max = self.pass_bytes_max();
         let mut inner = self.lock();
         let idle = inner.backlog.is_empty();
         let passed = &mut inner.passed;
         let fresh = passed.since.is_none();
-        let due = passed.bytes < MOVE_BYTES && passed.bytes + bytes >= MOVE_BYTES;
+        let due = passed.bytes < bytes_max && passed.bytes + bytes >= bytes_max;
         passed.through = passed.through.max(through);
         passed.bytes += bytes;
         passed.since.get_or_insert_with(Instant::now);
@@ -196,7 +201,7 @@ impl LaneBacklog {
         let inner = self.lock();
         let Passed { through, bytes, since } = inner.passed;
         let behind = inner.backlog.is_empty() && through > inner.backlog.through();
-        let wait = if bytes >= MOVE_BYTES { Duration::ZERO } else { MOVE_INTERVAL };
+        let wait = if bytes >= self.pass_bytes_max() { Duration::ZERO } else { MOVE_INTERVAL };
         let moves_up = since.filter(|_| behind).map(|since| since + wait);
         View { full: inner.backlog.sealed() > 0, since: inner.since, moves_up }
     }
@@ -238,6 +243,10 @@ impl LaneBacklog {
     /// Returns when something has come to an empty backlog, or a generation is full.
     pub(super) async fn woken(&self) {
         self.0.wake.notified().await;
+    }
+
+    fn pass_bytes_max(&self) -> u64 {
+        MOVE_BYTES.min(self.0.journal_bytes.max() / MOVE_PART)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -4,8 +4,19 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Life, World, limits};
-use crate::{drain::LaneState, save::Sequence};
+use super::{Life, World};
+use crate::{
+    drain::LaneState,
+    limits::{Limit, Limits},
+    save::Sequence,
+};
+
+fn start(world: &World, hint: Sequence) -> Life {
+    let limits = Limits { journal_bytes: Limit::new("journal.bytes_max", 1 << 30), ..super::limits() };
+    let life = Life::start_with(world, Duration::ZERO, hint, limits, false);
+    life.handle.backlog().pass(world.last(), 0);
+    life
+}
 
 /// Another lane is given a save: this one's backlog only hears of it, as the journal's thread tells it.
 fn pass(world: &World, life: &Life, bytes: u64) -> Sequence {
@@ -28,7 +39,7 @@ async fn moved_up(world: &World, to: Sequence) {
 #[tokio::test(start_paused = true)]
 async fn an_idle_lane_moves_up_now_and_then_and_at_once_when_much_has_passed() {
     let world = World::new(31);
-    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    let life = start(&world, Sequence::ZERO);
     assert!(life.save(&world, world.batch_without_poison(1)));
     let own = life.handle.flush(None).await.expect("flushed");
     let mut last = own;
@@ -67,8 +78,7 @@ async fn story(seed: u64) {
     let mut chance = world.chance();
     let mut hint = Sequence::ZERO;
     for _ in 0..3 {
-        let life = Life::start_with(&world, Duration::ZERO, hint, limits(), false);
-        life.handle.backlog().pass(world.last(), 0);
+        let life = start(&world, hint);
         world.lock().trouble = chance.u32(0..50);
         for _ in 0..40 {
             match chance.u8(..10) {
@@ -84,7 +94,7 @@ async fn story(seed: u64) {
         hint = world.hint();
     }
     world.make_peace();
-    let life = Life::start(&world, Duration::ZERO, hint);
+    let life = start(&world, hint);
     life.handle.backlog().pass(world.last(), 1 << 30);
     moved_up(&world, world.last()).await;
     world.check_everything();
