@@ -70,6 +70,9 @@ async fn a_layout_that_changes_between_kills_loses_nothing() {
     Campaign { name: "kills around changed layouts", layouts: &layouts, dies_starting: true }.run().await;
 }
 
+/// What a daemon logs once Postgres has the rows of a changed layout.
+const CHANGED: &str = "the lanes of the settings are in force";
+
 /// Kills in a row, on one journal and one database.
 struct Campaign<'a> {
     name: &'static str,
@@ -91,13 +94,14 @@ impl Campaign<'_> {
             .expect_in_log("postgres")
             .expect_in_log("torn");
         let known: Vec<Known> = (0..CLIENTS).map(|_| Known::default()).collect();
+        let mut changes = 0;
         for cycle in 0..cycles {
             let setup = self.setup(&setup, &mut random);
             let stop_postgres = random.u8(..4) == 0;
             if self.dies_starting && cycle > 0 && random.bool() {
                 let daemon = setup.spawn();
                 tokio::time::sleep(Duration::from_millis(random.u64(..800))).await;
-                daemon.kill().await;
+                changes += u64::from(daemon.kill().await.has_logged(CHANGED));
             }
             let daemon = setup.start().await;
             let clients = start_clients(&daemon, &known, &mut random).await;
@@ -105,7 +109,7 @@ impl Campaign<'_> {
                 database.stop_postgres();
             }
             tokio::time::sleep(Duration::from_millis(random.u64(20..400))).await;
-            daemon.kill().await;
+            changes += u64::from(daemon.kill().await.has_logged(CHANGED));
             for client in clients {
                 client.await.expect("the client ends with the daemon");
             }
@@ -119,7 +123,8 @@ impl Campaign<'_> {
         check(&setup, &database, &known).await;
         let acknowledged: u64 =
             known.iter().map(|known| known.lock().expect("no client panics").values().map(|v| v.acknowledged).sum::<u64>()).sum();
-        println!("{}: {cycles} cycles, {acknowledged} acknowledged, 0 lost, 0 stale, 0 twice", self.name);
+        println!("{}: {cycles} cycles, {changes} changes of lanes, {acknowledged} acknowledged, 0 lost, 0 stale, 0 twice", self.name);
+        assert_eq!(changes > 0, self.layouts.len() > 1, "lanes change where layouts do");
     }
 
     fn setup(&self, setup: &Setup, random: &mut Rng) -> Setup {
