@@ -195,6 +195,15 @@ impl Backlog {
         self.sealed.front().or_else(makes).map(|generation| generation.through)
     }
 
+    /// An empty backlog moves up: the lane has no save after its last one up to `through`. `false` if something waits.
+    pub fn move_up(&mut self, through: Sequence) -> bool {
+        let moves = self.is_empty() && through > self.making.through;
+        if moves {
+            self.making = Generation::empty(through, Arc::clone(&self.reaches));
+        }
+        moves
+    }
+
     /// Generations that are full and wait.
     pub fn sealed(&self) -> usize {
         self.sealed.len()

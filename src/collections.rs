@@ -13,12 +13,16 @@ use crate::save::{Added, Body, CollectionId, ColumnIndex, ColumnSet, LaneId, Num
 
 mod catalog;
 mod key_form;
+mod lanes;
+mod nearest;
 mod order;
 mod reach;
 mod value;
 
 pub use catalog::{Catalog, CatalogColumn, CatalogTable, Fingerprint, ForeignKey, Identity, Reaction, TableKind, UniqueIndex};
 pub use key_form::{KeyForm, KeyPartError};
+pub use lanes::{Across, Lanes};
+pub use nearest::nearest;
 pub use reach::Reaches;
 pub use value::{ValueError, ValueForm};
 
@@ -52,6 +56,8 @@ pub struct CollectionRules {
     pub schemas: Vec<String>,
     /// Settings by collection name.
     pub named: BTreeMap<String, CollectionSettings>,
+    /// Which lane writes which.
+    pub lanes: Lanes,
 }
 
 /// A table that is no collection, and why.
@@ -137,6 +143,7 @@ pub struct Collections {
     refused: Vec<RefusedTable>,
     parents_first: Vec<CollectionId>,
     reaches: Arc<Reaches>,
+    links: Vec<lanes::Link>,
 }
 
 impl Collection {

@@ -23,9 +23,11 @@ mod control;
 mod core;
 mod failed;
 mod lanes;
+mod layout;
 mod log;
 mod observe;
 mod page;
+mod recovery;
 mod streams;
 mod target;
 
@@ -227,8 +229,10 @@ impl Running {
 /// # Errors
 /// As [`run`].
 pub async fn drain(settings: Settings, options: Options, stop: CancellationToken) -> Result<Left, Failure> {
-    let core = Core::start(&settings, options.take_over, &stop).await?;
-    core.drained(settings.postgres.first_wait, &stop).await;
+    let core = Core::start_as_it_is(&settings, options.take_over, &stop).await?;
+    if let Err(why) = core.drained(settings.postgres.first_wait, &stop).await {
+        tracing::error!(%why, "the journal can't be drained");
+    }
     let deadline = Instant::now() + settings.stop.timeout;
     core.stop(&settings, deadline).await
 }

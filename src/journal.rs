@@ -78,13 +78,6 @@ impl fmt::Display for JournalId {
     }
 }
 
-/// What a journal must know that is no setting of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct OpenOptions {
-    /// Lanes are numbered below this; the floor is the smallest of their positions.
-    pub lanes: u16,
-}
-
 /// Why a journal could not be opened; each has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -146,7 +139,6 @@ pub struct Recovered {
 #[derive(Debug)]
 pub struct Journal {
     settings: JournalSettings,
-    lanes: u16,
     directory: directory::Directory,
     id: JournalId,
     run: u64,
@@ -167,8 +159,8 @@ impl Journal {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(settings: &JournalSettings, options: OpenOptions) -> Result<Self, OpenError> {
-        recovery::open(settings, options)
+    pub fn open(settings: &JournalSettings) -> Result<Self, OpenError> {
+        recovery::open(settings)
     }
 
     /// The journal's name.
@@ -191,7 +183,8 @@ impl Journal {
         self.last
     }
 
-    /// The newest position of a lane that the journal happens to know. The truth is in Postgres, at or above it.
+    /// The newest position that the journal happens to know of the lane of this number, in whichever layout. The truth is in
+    /// Postgres, at or above it.
     pub fn settled_hint(&self, lane: LaneId) -> Sequence {
         self.settled.iter().find(|(known, _)| *known == lane).map_or(Sequence::ZERO, |&(_, position)| position)
     }

@@ -20,6 +20,7 @@ mod failed_saves;
 mod failure;
 mod fingerprint;
 mod flight;
+mod lane_rows;
 mod lease;
 mod plan;
 mod position;
@@ -35,6 +36,7 @@ mod writer;
 pub use connect::UrlError;
 pub use failed_saves::{FailedSave, FailedSaveRow, SaveKind};
 pub use failure::Failure;
+pub use lane_rows::{LaneChange, LaneRows, earlier_remedy};
 pub use position::PositionRow;
 pub use schema::schema_sql;
 pub use session::Server;
@@ -117,6 +119,14 @@ impl Postgres {
     /// [`Failure`]; without the privilege its remedy names the statements that help.
     pub async fn ensure_schema(&self) -> Result<(), Failure> {
         schema::ensure(self.reader().await?, &self.session).await
+    }
+
+    /// Puts the rows of a new layout of lanes in the place of the old ones, in one transaction, unless that has been done.
+    ///
+    /// # Errors
+    /// [`Failure`]: of the connection or a statement, then it may have happened or not; or the rows are older than they were.
+    pub async fn change_lanes(&self, change: &LaneChange<'_>) -> Result<LaneRows, Failure> {
+        lane_rows::change(self.reader().await?, &self.session, change).await
     }
 
     /// What the role lacks to write these collections, as `grant` statements; empty if nothing.

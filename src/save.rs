@@ -62,7 +62,7 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// A lane, by its place in the settings. One lane with every collection is number 0.
+/// A lane, by its place in the layout: 0 is `default`, which has every collection that no other lane names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(pub u16);
 

@@ -13,12 +13,13 @@ use std::{
     time::Duration,
 };
 
-use crate::collections::CollectionSettings;
+use crate::collections::{CollectionRules, CollectionSettings, Lanes};
 
 mod check;
 mod default;
 mod keys;
 mod kinds;
+mod lanes;
 mod load;
 mod nearest;
 mod problem;
@@ -52,7 +53,7 @@ pub struct Settings {
     pub stop: StopSettings,
     /// `[log]`
     pub log: LogSettings,
-    /// `[lanes.NAME]`; one lane named `default` in this version.
+    /// `[lanes.NAME]`; there is always one named `default`.
     pub lanes: BTreeMap<String, LaneSettings>,
     /// `[collections.NAME]`
     pub collections: BTreeMap<String, CollectionSettings>,
@@ -262,6 +263,8 @@ pub enum LogFormat {
 /// A lane.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LaneSettings {
+    /// The collections that it writes; `None` for `default`, which writes everything that no other lane names.
+    pub collections: Option<Vec<String>>,
     /// How long saves gather before they are written; 0 writes at once.
     pub window: Duration,
 }
@@ -275,6 +278,22 @@ impl Settings {
     /// [`SettingsError`] with every problem of every source, not only the first.
     pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, sets: &[String]) -> Result<Self, SettingsError> {
         Loaded::load(file, env, sets).map(|loaded| loaded.settings)
+    }
+
+    /// Lanes at the most: each holds a connection to Postgres (P9) and a place in every group of the journal.
+    pub const LANES_MAX: usize = 32;
+    /// A lane's name, in bytes.
+    pub const LANE_NAME_BYTES_MAX: usize = 40;
+
+    /// Which lane writes which collection.
+    pub fn layout(&self) -> Lanes {
+        let lanes = self.lanes.iter().filter_map(|(name, lane)| Some((name.clone(), lane.collections.clone()?)));
+        Lanes::new(lanes.collect())
+    }
+
+    /// Which tables are collections, with these lanes.
+    pub fn collection_rules(&self, lanes: Lanes) -> CollectionRules {
+        CollectionRules { schemas: self.postgres.schemas.clone(), named: self.collections.clone(), lanes }
     }
 }
 

@@ -9,6 +9,7 @@ mod fail_stop;
 mod hosts;
 mod keys;
 mod kills;
+mod lanes;
 mod limits;
 mod modes;
 mod outages;

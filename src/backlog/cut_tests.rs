@@ -72,7 +72,7 @@ fn collections() -> Collections {
         tables: TABLES.iter().map(table).collect(),
         foreign_keys: TABLES.iter().flat_map(|(name, references)| references.iter().map(move |reference| key(name, reference))).collect(),
     };
-    let rules = CollectionRules { schemas: vec!["public".to_owned()], named: BTreeMap::new() };
+    let rules = CollectionRules { schemas: vec!["public".to_owned()], ..CollectionRules::default() };
     Collections::build(&catalog, &rules, &Collections::default())
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use forebay::{
-    collections::{CollectionRules, Collections},
+    collections::Collections,
     exit::{Exit, Failure, OrExit},
     postgres::Postgres,
     settings::{Listed, Settings},
@@ -38,10 +38,14 @@ async fn ask(settings: &Settings) -> Result<Exit, Failure> {
     let server = postgres.server().await.or_exit(Exit::Unavailable, "connect to postgres")?;
     println!("\nPostgres {}, database {}, role {}", server.version, server.database, server.role);
     let catalog = postgres.read_catalog().await.or_exit(Exit::Unavailable, "read the catalog")?;
-    let rules = CollectionRules { schemas: settings.postgres.schemas.clone(), named: settings.collections.clone() };
-    let collections = Collections::build(&catalog, &rules, &Collections::default());
-    collections.iter().for_each(|collection| println!("  collection {}", collection.name));
+    let lanes = settings.layout();
+    let collections = Collections::build(&catalog, &settings.collection_rules(lanes.clone()), &Collections::default());
+    collections.iter().for_each(|collection| println!("  collection {}, lane {}", collection.name, lanes.name(collection.lane)));
     collections.refused().iter().for_each(|table| println!("  no collection: {}: {}", table.name, table.reason));
+    let problems = lanes.problems(&collections);
+    if !problems.is_empty() {
+        return Err(Failure { exit: Exit::Settings, error: anyhow::anyhow!("{}", problems.join("; ")) });
+    }
     let missing = postgres.privileges(&collections).await.or_exit(Exit::Unavailable, "read the privileges")?;
     if missing.is_empty() {
         return Ok(Exit::Success);

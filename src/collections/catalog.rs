@@ -5,8 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, RefusedTable, ValueForm, order, reach};
-use crate::save::{CollectionId, ColumnIndex, LaneId, NumberForm};
+use super::{
+    Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, RefusedTable, ValueForm,
+    lanes::{Joined, Link},
+    order, reach,
+};
+use crate::save::{CollectionId, ColumnIndex, NumberForm};
 
 /// Every table of the schemas that the settings name, as read in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,10 +183,32 @@ pub(super) fn build(catalog: &Catalog, rules: &CollectionRules, before: &Collect
         let name = if first { table.name.clone() } else { format!("{}.{}", table.schema, table.name) };
         admit(&mut built, table, &name, &default_settings, false);
     }
+    for collection in &mut built.list {
+        Arc::make_mut(collection).lane = rules.lanes.lane_of(&collection.name);
+    }
     built.parents_first = order::parents_first(&built.list, &catalog.foreign_keys);
     let present = built.list.iter().map(Arc::as_ref).filter(|collection| !collection.gone);
     built.reaches = Arc::new(reach::reaches(present, &catalog.foreign_keys));
+    built.links = links(&built, &catalog.foreign_keys);
     built
+}
+
+/// Collections that belong into one lane: joined by a foreign key, or the same table under two names.
+fn links(built: &Collections, foreign_keys: &[ForeignKey]) -> Vec<Link> {
+    let mut by_table: HashMap<(&str, &str), Vec<CollectionId>> = HashMap::new();
+    for collection in built.iter() {
+        by_table.entry((&collection.schema, &collection.table)).or_default().push(collection.id);
+    }
+    let of = |table: &(String, String)| by_table.get(&(table.0.as_str(), table.1.as_str())).cloned().unwrap_or_default();
+    let joined = foreign_keys.iter().flat_map(|key| {
+        let (from, to) = (of(&key.from), of(&key.to));
+        let pairs = from.into_iter().flat_map(move |from| to.clone().into_iter().map(move |to| [from, to]));
+        pairs.map(|ends| Link { joined: Joined::ForeignKey(key.name.clone()), ends })
+    });
+    let same = by_table.values().flat_map(|ids| ids.windows(2).map(|pair| Link { joined: Joined::Table, ends: [pair[0], pair[1]] }));
+    let mut links: Vec<Link> = joined.chain(same).collect();
+    links.sort_by_key(|link| (matches!(link.joined, Joined::Table), link.ends.map(|id| id.0)));
+    links
 }
 
 /// `table` is in the first schema, `schema.table` in that one.
@@ -255,7 +281,6 @@ fn read(table: &CatalogTable, name: &str, settings: &CollectionSettings) -> Resu
     collection.fingerprint.clone_from(&table.fingerprint);
     collection.mode = settings.mode;
     collection.triggers_skip = table.triggers_skip;
-    collection.lane = LaneId(0);
     for column in &table.columns {
         collection.push_column(Column {
             name: column.name.clone(),

@@ -6,11 +6,11 @@ use std::sync::{
 };
 
 use crate::{
-    collections::{Catalog, CollectionRules, Collections, Numbers},
+    collections::{Catalog, CollectionRules, Collections, Lanes, Numbers},
     journal::{Entry, Ledger, LedgerError},
     metrics::Metrics,
     postgres::{Failure, Postgres},
-    save::{Accepted, Save},
+    save::{Accepted, LaneId, Save},
 };
 
 /// The collections of this daemon. Cheap to clone.
@@ -94,7 +94,18 @@ impl SharedCollections {
             });
             numbered(&known).expect("every name was given a number")
         });
-        entries.into_iter().zip(numbers).map(|(entry, numbers)| accepted(entry, numbers)).collect()
+        let numbered = entries.into_iter().zip(numbers);
+        numbered.map(|(entry, numbers)| accepted(self.lane_of(&entry), entry, numbers)).collect()
+    }
+
+    /// The lane of an entry of the journal: by its collection, whichever layout gave it the number that it holds.
+    pub(super) fn lane_of(&self, entry: &Entry) -> LaneId {
+        self.0.rules.lanes.lane_of(&entry.record.collection)
+    }
+
+    /// Which lane writes which collection.
+    pub(super) fn lanes(&self) -> &Lanes {
+        &self.0.rules.lanes
     }
 
     fn change(&self, make: impl FnOnce(&Collections) -> Collections) -> Arc<Collections> {
@@ -106,10 +117,10 @@ impl SharedCollections {
     }
 }
 
-fn accepted(entry: Entry, Numbers { collection, columns, adds, version }: Numbers) -> Accepted {
+fn accepted(lane: LaneId, entry: Entry, Numbers { collection, columns, adds, version }: Numbers) -> Accepted {
     let record = entry.record;
     let save = Save {
-        lane: record.lane,
+        lane,
         collection,
         key: record.key,
         change: record.change,

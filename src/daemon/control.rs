@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
 use super::{catalog::SharedCollections, failed::FailedSaves};
@@ -63,15 +64,17 @@ impl Control for Controls {
     }
 
     async fn flush(&self, lanes: &[LaneId]) -> Result<Sequence, FlushError> {
-        // What each has to reach is fixed before any is waited for.
-        let asked: Vec<_> = self.lanes(lanes).map(|lane| (lane, lane.backlog().through())).collect();
-        let mut smallest: Option<Sequence> = None;
-        for (lane, through) in asked {
-            lane.flush(Some(through)).await.map_err(|why| flush_error(lane, why))?;
-            let position = *lane.position().borrow();
-            smallest = Some(smallest.map_or(position, |smallest| smallest.min(position)));
-        }
-        Ok(smallest.unwrap_or_default())
+        // What each has to reach is fixed before any is waited for. One that can't get there ends the wait for the others.
+        let flushes = self.lanes(lanes).map(|lane| {
+            let (through, passed) = (lane.backlog().through(), lane.backlog().passed());
+            async move {
+                lane.flush(Some(through)).await.map_err(|why| flush_error(lane, why))?;
+                // Up to where others have passed it by, the lane has no save after its own last one.
+                Ok(passed.max(*lane.position().borrow()))
+            }
+        });
+        let flushes: Vec<_> = flushes.collect();
+        Ok(try_join_all(flushes).await?.into_iter().min().unwrap_or_default())
     }
 
     async fn pause(&self, lanes: &[LaneId], reason: &str, duration: Duration) -> SystemTime {

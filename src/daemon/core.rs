@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::join_all;
 use tokio::{
     sync::oneshot,
     task::JoinSet,
@@ -14,29 +15,36 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Left, catalog::SharedCollections, control::Controls, failed::FailedSaves, lanes::LaneMaker, observe::Observer, streams};
+use super::{
+    Left,
+    catalog::SharedCollections,
+    control::Controls,
+    failed::FailedSaves,
+    lanes::LaneMaker,
+    layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
+    observe::Observer,
+    recovery::{self, Backlogs},
+    streams,
+};
 use crate::{
-    collections::CollectionRules,
+    collections::Lanes,
     drain::{End, LaneBacklog, LaneHandle, LaneState},
     exit::{Exit, Failure, OrExit},
     grpc::{RequestIds, Streams},
-    journal::{self, Entry, Journal, LedgerError, OpenError, OpenOptions, Running},
+    journal::{self, Journal, OpenError, Running},
     limits::Limits,
     metrics::Metrics,
-    postgres::Postgres,
+    postgres::{PositionRow, Postgres},
     save::{LaneId, Sequence},
     settings::{JournalSettings, Settings},
 };
 
-/// The one lane's name.
-const LANE: &str = "default";
-const LANES: usize = 1;
-/// How much of the journal is read at a time.
-const READ_BYTES: usize = 4 << 20;
 /// With a catalog in the journal, a start doesn't wait longer for Postgres.
 const CATALOG_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between looks for a Postgres that the first start needs.
 const FIRST_WAIT_INTERVAL: Duration = Duration::from_millis(500);
+/// Lanes that are drained end at once: longer than any transaction that moves an idle one up.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A daemon without its front door.
 pub(super) struct Core {
@@ -47,42 +55,69 @@ pub(super) struct Core {
     pub(super) limits: Limits,
     pub(super) observer: Observer,
     pub(super) started: Instant,
+    /// This start's token of each lane.
+    owners: Vec<Uuid>,
     lanes: JoinSet<End>,
     fatal: oneshot::Receiver<String>,
 }
 
 impl Core {
-    /// Opens the journal, learns the catalog, folds what is not in Postgres, starts the lanes.
+    /// Opens the journal, learns the catalog, folds what is not in Postgres, starts the lanes of the settings.
     pub(super) async fn start(settings: &Settings, take_over: bool, stop: &CancellationToken) -> Result<Self, Failure> {
+        let (core, other) = Self::open(settings, Wanted::Settings(settings.layout()), take_over, stop).await?;
+        match other {
+            Some(lanes) => core.change_lanes(lanes, settings, stop).await,
+            None => Ok(core),
+        }
+    }
+
+    /// The same with the lanes that the journal has, whatever the settings say.
+    pub(super) async fn start_as_it_is(settings: &Settings, take_over: bool, stop: &CancellationToken) -> Result<Self, Failure> {
+        Ok(Self::open(settings, Wanted::Kept, take_over, stop).await?.0)
+    }
+
+    /// Starts with the layout of the ledger; gives the wanted lanes if they are others.
+    async fn open(
+        settings: &Settings,
+        wanted: Wanted,
+        take_over: bool,
+        stop: &CancellationToken,
+    ) -> Result<(Self, Option<Lanes>), Failure> {
         let (started, started_at) = (Instant::now(), SystemTime::now());
         let limits = Limits::new(settings);
-        let observer = Observer(Metrics::new(&[LANE]));
-        let postgres = Postgres::new(&settings.postgres, LANES).or_exit(Exit::Settings, "read postgres.url")?;
+        check_url(settings)?;
         let opened = open(settings.journal.clone()).await?;
         tell_opened(&opened, settings);
         let journal_id = Uuid::from_bytes(opened.id().to_bytes());
         let ledger = opened.ledger().clone();
-        let rules = CollectionRules { schemas: settings.postgres.schemas.clone(), named: settings.collections.clone() };
+        let choice = Choice::make(&ledger, opened.last(), wanted).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
+        let layout = choice.layout.clone();
+        let names: Vec<&str> = layout.lanes.names().collect();
+        let observer = Observer(Metrics::new(&names));
+        let postgres = Postgres::new(&settings.postgres, names.len()).or_exit(Exit::Settings, "read postgres.url")?;
+        let rules = settings.collection_rules(layout.lanes.clone());
         let collections = SharedCollections::new(rules, postgres.clone(), ledger.clone(), observer.0.clone());
         learn_catalog(&collections, settings.postgres.first_wait, stop).await?;
         tell_collections(&collections);
+        let other = choice.hold_against(&collections.now(), &ledger).await?;
 
-        let last = opened.last();
-        // Saves are only removed once Postgres was seen to hold them, which may be later than the position that was noted. (A
-        // fold that began before the gap would hide it from a database that went back in time.)
-        let after = opened.settled_hint(LaneId(0)).max(opened.oldest());
-        let backlog = LaneBacklog::new(settings.drain.generation_objects_max, after, Arc::clone(collections.now().reaches()), &limits);
+        let (last, after) = (opened.last(), positions(&opened, &layout));
+        let reaches = Arc::clone(collections.now().reaches());
+        let objects_max = settings.drain.generation_objects_max;
+        let backlogs = after.iter().map(|&after| LaneBacklog::new(objects_max, after, Arc::clone(&reaches), &limits));
+        let backlogs = Backlogs::new(backlogs.collect());
         let (failed_journal, fatal) = oneshot::channel();
-        let journal = start_journal(opened, &limits, &backlog, &observer, failed_journal)?;
+        let journal = start_journal(opened, &limits, (&after, &backlogs), &observer, failed_journal)?;
         let monitor = journal.monitor();
         let retained = monitor.clone();
         let streams = Streams::new(Arc::clone(&limits.request_ids), move || retained.oldest());
         let retained = journal.monitor();
         let retention = settings.request_ids.retention;
         let request_ids = RequestIds::new(Arc::clone(&limits.request_ids), retention, move || retained.oldest());
-        recover(&journal, &collections, &backlog, (&streams, &request_ids), (after, last)).await?;
+        recovery::recover(&journal, &collections, &backlogs, (&streams, &request_ids), (&after, last)).await?;
 
         let failed = FailedSaves::new(postgres.clone(), journal_id, Arc::clone(&limits.failed_saves));
+        let handover = Handover::new(layout.clone(), postgres.clone(), ledger.clone(), journal_id, take_over);
         let maker = LaneMaker {
             settings,
             limits: &limits,
@@ -92,16 +127,19 @@ impl Core {
             reader: &journal.reader(),
             monitor: &monitor,
             collections: &collections,
+            layout: &layout,
+            handover: &handover.await.or_exit(Exit::JournalIo, "read the journal's ledger")?,
             failed: &failed,
             observer: &observer,
             take_over,
         };
         let mut lanes = JoinSet::new();
-        let lane = maker.start(LaneId(0), LANE, backlog, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
+        let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
+        let (handles, owners) = started_lanes.into_iter().unzip();
         let controls = Controls {
             collections,
             postgres,
-            lanes: vec![lane],
+            lanes: handles,
             limits: limits.clone(),
             journal: monitor,
             journal_id: journal_id.to_string(),
@@ -109,7 +147,29 @@ impl Core {
             started_at,
             failed,
         };
-        Ok(Self { journal, controls: Arc::new(controls), streams, request_ids, limits, observer, started, lanes, fatal })
+        let core = Self { journal, controls: Arc::new(controls), streams, request_ids, limits, observer, started, owners, lanes, fatal };
+        Ok((core, other))
+    }
+
+    /// Puts these lanes in the place of those that run, once nothing waits; see [`layout`](super::layout).
+    async fn change_lanes(mut self, lanes: Lanes, settings: &Settings, stop: &CancellationToken) -> Result<Self, Failure> {
+        tracing::info!(%lanes, "the settings have other lanes than the journal: draining before they change");
+        let emptied = timeout(EMPTY_TIMEOUT, self.drained(EMPTY_PATIENCE, stop)).await;
+        let emptied = emptied.unwrap_or_else(|_| Err(format!("not drained within {} s", EMPTY_TIMEOUT.as_secs())));
+        if emptied.is_err() || stop.is_cancelled() {
+            let why = emptied.err().unwrap_or_else(|| "stopped".to_owned());
+            tracing::warn!(%why, "the lanes stay as they were: a start that finds them drained changes them");
+            return Ok(self);
+        }
+        self.end_lanes(Instant::now(), Instant::now() + END_TIMEOUT).await;
+        let rows = self.controls.lanes.iter().zip(&self.owners).map(|(lane, &owner)| {
+            let row = PositionRow { owner, through: *lane.position().borrow() };
+            (lane.name().to_string(), row)
+        });
+        let layout = Layout::following(lanes, self.journal.run(), rows.collect());
+        layout.keep(self.journal.ledger()).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
+        self.close(Instant::now() + settings.stop.timeout).await?;
+        Ok(Self::open(settings, Wanted::Settings(settings.layout()), false, stop).await?.0)
     }
 
     /// Waits for the stop, or for what ends the daemon.
@@ -121,25 +181,13 @@ impl Core {
         }
     }
 
-    /// Waits until nothing is left, no lane can go on by itself, or Postgres has been away for `patience`.
-    pub(super) async fn drained(&self, patience: Duration, stop: &CancellationToken) {
-        let lane = &self.controls.lanes[0];
-        let away = async {
-            let mut state = lane.state();
-            loop {
-                let up = |state: &LaneState| !matches!(state, LaneState::Connecting | LaneState::Retrying { .. });
-                if timeout(patience, state.wait_for(up)).await.is_err() {
-                    return;
-                }
-                if state.wait_for(|state| !up(state)).await.is_err() {
-                    return;
-                }
-            }
-        };
+    /// Waits until nothing is left, no lane can go on by itself, or Postgres has been away for `patience`; says why something is
+    /// left.
+    pub(super) async fn drained(&self, patience: Duration, stop: &CancellationToken) -> Result<(), String> {
+        let lanes = self.controls.lanes.iter().map(|lane| drained(lane, patience));
         tokio::select! {
-            outcome = lane.flush(None) => if let Err(why) = outcome { tracing::error!(%why, "the journal can't be drained") },
-            () = away => tracing::error!("postgres can't be reached: the journal can't be drained now"),
-            () = stop.cancelled() => {}
+            drained = join_all(lanes) => drained.into_iter().collect(),
+            () = stop.cancelled() => Ok(()),
         }
     }
 
@@ -156,21 +204,62 @@ impl Core {
     /// No more appends; drains until the deadline; closes. What is left is in the journal.
     pub(super) async fn stop(mut self, settings: &Settings, deadline: Instant) -> Result<Left, Failure> {
         let drain_until = (Instant::now() + settings.stop.drain_timeout).min(deadline);
+        self.end_lanes(drain_until, deadline).await;
+        let left = left(&self.controls.lanes);
+        self.close(deadline).await?;
+        Ok(left)
+    }
+
+    async fn end_lanes(&mut self, drain_until: Instant, deadline: Instant) {
         self.controls.lanes.iter().for_each(|lane| lane.stop(drain_until));
         let ended = async { while self.lanes.join_next().await.is_some() {} };
         if tokio::time::timeout_at(deadline, ended).await.is_err() {
             tracing::warn!("a transaction did not end before stop.timeout: the next start finds out what became of it");
             self.lanes.abort_all();
         }
-        let left = left(&self.controls.lanes);
+    }
+
+    async fn close(self, deadline: Instant) -> Result<(), Failure> {
         self.note_streams(deadline).await;
         match tokio::time::timeout_at(deadline, self.journal.stop()).await {
-            Ok(stopped) => stopped.or_exit(Exit::JournalIo, "stop the journal")?,
+            Ok(stopped) => stopped.or_exit(Exit::JournalIo, "stop the journal"),
             // Its thread hangs in the disk: whoever waits for it waits for ever.
-            Err(_) => return Err(journal_failed("it did not close before the stop's deadline".to_owned())),
+            Err(_) => Err(journal_failed("it did not close before the stop's deadline".to_owned())),
         }
-        Ok(left)
     }
+}
+
+async fn drained(lane: &LaneHandle, patience: Duration) -> Result<(), String> {
+    let away = async {
+        let mut state = lane.state();
+        loop {
+            let up = |state: &LaneState| !matches!(state, LaneState::Connecting | LaneState::Retrying { .. });
+            if timeout(patience, state.wait_for(up)).await.is_err() {
+                return;
+            }
+            if state.wait_for(|state| !up(state)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        flushed = lane.flush(None) => flushed.map(drop).map_err(|why| format!("lane {}: {why}", lane.name())),
+        () = away => Err(format!("lane {}: postgres can't be reached", lane.name())),
+    }
+}
+
+/// Up to where the journal knows everything of each lane to be in Postgres.
+fn positions(opened: &Journal, layout: &Layout) -> Vec<Sequence> {
+    // Saves are only removed once Postgres was seen to hold them, which may be later than the position that was noted. (A
+    // fold that began before the gap would hide it from a database that went back in time.)
+    let all = layout.begins().max(opened.oldest());
+    let lanes = (0..).map(LaneId).take(layout.lanes.count());
+    lanes.map(|lane| opened.settled_hint(lane).max(all)).collect()
+}
+
+/// Before the journal is made: a start that can't be leaves nothing behind.
+fn check_url(settings: &Settings) -> Result<(), Failure> {
+    Postgres::new(&settings.postgres, 1).map(drop).or_exit(Exit::Settings, "read postgres.url")
 }
 
 fn left(lanes: &[LaneHandle]) -> Left {
@@ -186,8 +275,7 @@ fn left(lanes: &[LaneHandle]) -> Left {
 }
 
 async fn open(settings: JournalSettings) -> Result<Journal, Failure> {
-    let lanes = OpenOptions { lanes: LANES as u16 };
-    let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, lanes)).await;
+    let opened = tokio::task::spawn_blocking(move || Journal::open(&settings)).await;
     opened.or_exit(Exit::Internal, "open journal")?.map_err(|error| journal_failure(error).during("open journal"))
 }
 
@@ -205,62 +293,17 @@ pub fn journal_failure(error: OpenError) -> Failure {
 fn start_journal(
     opened: Journal,
     limits: &Limits,
-    backlog: &LaneBacklog,
+    (after, backlogs): (&[Sequence], &Backlogs),
     observer: &Observer,
     failed: oneshot::Sender<String>,
 ) -> Result<Running, Failure> {
-    let (backlog, metrics) = (backlog.clone(), observer.0.clone());
+    let (backlogs, metrics) = (backlogs.clone(), observer.0.clone());
     let events = journal::Events {
-        offer: Box::new(move |group| backlog.offer(group)),
+        offer: Box::new(move |group| backlogs.offer(group)),
         on_group: Box::new(move |group| metrics.group_synced(u64::from(group.saves), group.sync)),
         on_fatal: Box::new(move |reason| drop(failed.send(reason))),
     };
-    opened.start(limits, events).or_exit(Exit::JournalIo, "start the journal")
-}
-
-/// Folds what lies above the position that the journal knows; the position row may say otherwise later.
-async fn recover(
-    journal: &Running,
-    collections: &SharedCollections,
-    backlog: &LaneBacklog,
-    (streams, request_ids): (&Arc<Streams>, &Arc<RequestIds>),
-    (after, last): (Sequence, Sequence),
-) -> Result<(), Failure> {
-    let reader = journal.reader();
-    // Streams are remembered as long as the journal is: without a note of the last stop all of it is read. Folding begins at
-    // the position.
-    let noted = recall_streams(journal, streams, request_ids, last).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
-    let (mut read, mut folded) = (if noted { after } else { journal.monitor().oldest() }, 0_u64);
-    while read < last {
-        let entries = reader.read(read, last, READ_BYTES).await.or_exit(Exit::JournalIo, "read the journal")?;
-        let Some(end) = entries.last() else { break };
-        read = end.sequence;
-        for Entry { sequence, record } in entries.iter().filter(|_| !noted) {
-            record.origin.into_iter().for_each(|origin| streams.observe(origin, *sequence));
-            if let Some(id) = record.request_id.as_deref() {
-                request_ids.observe(id, &record.collection, *sequence, record.accepted_at);
-            }
-        }
-        let pending: Vec<_> = entries.into_iter().filter(|entry| entry.sequence > after).collect();
-        folded += pending.len() as u64;
-        if !pending.is_empty() {
-            backlog.recover(collections.number(pending));
-        }
-    }
-    let objects = backlog.summary().footprint.objects;
-    let (streams, request_ids) = (streams.count(), request_ids.count());
-    tracing::info!(saves = folded, objects, streams, request_ids, streams_noted = noted, "recovered what may not be in postgres yet");
-    Ok(())
-}
-
-async fn recall_streams(
-    journal: &Running,
-    streams: &Arc<Streams>,
-    request_ids: &Arc<RequestIds>,
-    last: Sequence,
-) -> Result<bool, LedgerError> {
-    let (ledger, streams, request_ids) = (journal.ledger().clone(), Arc::clone(streams), Arc::clone(request_ids));
-    tokio::task::spawn_blocking(move || streams::recall(&ledger, &streams, &request_ids, last)).await.expect("the ledger doesn't panic")
+    opened.start(limits, after, events).or_exit(Exit::JournalIo, "start the journal")
 }
 
 async fn learn_catalog(collections: &SharedCollections, first_wait: Duration, stop: &CancellationToken) -> Result<(), Failure> {

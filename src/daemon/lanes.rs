@@ -5,7 +5,15 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{catalog::SharedCollections, failed::FailedSaves, log::LaneLog, observe::Observer, target::LaneTarget};
+use super::{
+    catalog::SharedCollections,
+    failed::FailedSaves,
+    layout::{Handover, Layout},
+    log::LaneLog,
+    observe::Observer,
+    recovery::Backlogs,
+    target::LaneTarget,
+};
 use crate::{
     drain::{End, Lane, LaneBacklog, LaneHandle, LaneParts, Ownership},
     journal::{Ledger, LedgerError, Monitor, Reader},
@@ -28,22 +36,37 @@ pub(super) struct LaneMaker<'a> {
     pub(super) reader: &'a Reader,
     pub(super) monitor: &'a Monitor,
     pub(super) collections: &'a SharedCollections,
+    pub(super) layout: &'a Layout,
+    pub(super) handover: &'a Handover,
     pub(super) failed: &'a FailedSaves,
     pub(super) observer: &'a Observer,
     pub(super) take_over: bool,
 }
 
 impl LaneMaker<'_> {
+    /// Starts the lanes of the layout in `tasks`; gives them with their tokens.
+    pub(super) async fn start_all(&self, backlogs: &Backlogs, tasks: &mut JoinSet<End>) -> Result<Vec<(LaneHandle, Uuid)>, LedgerError> {
+        let mut lanes = Vec::new();
+        for ((id, name), backlog) in (0..).map(LaneId).zip(self.layout.lanes.names()).zip(backlogs.iter()) {
+            lanes.push(self.start(id, name, backlog.clone(), tasks).await?);
+        }
+        Ok(lanes)
+    }
+
     /// Starts the lane of this number in `tasks`, with a token that is durable before anybody sees it.
-    pub(super) async fn start(
+    async fn start(
         &self,
         id: LaneId,
         name: &str,
         backlog: LaneBacklog,
         tasks: &mut JoinSet<End>,
-    ) -> Result<LaneHandle, LedgerError> {
+    ) -> Result<(LaneHandle, Uuid), LedgerError> {
         let name: Arc<str> = name.into();
-        let ownership = own(self.ledger, &name, self.take_over).await?;
+        let mut ownership = own(self.ledger, &name, self.take_over).await?;
+        let owner = ownership.owner;
+        // Where another layout was before, its end has left a row for every lane.
+        ownership.known.extend(self.layout.token());
+        ownership.had_row |= self.layout.token().is_some();
         let (monitor, observer) = (self.monitor.clone(), self.observer.clone());
         let parts = LaneParts {
             id,
@@ -55,11 +78,13 @@ impl LaneMaker<'_> {
             target: LaneTarget {
                 postgres: self.postgres.clone(),
                 collections: self.collections.clone(),
+                handover: self.handover.clone(),
+                begins: self.layout.begins(),
                 failed: self.failed.clone(),
                 journal: self.journal,
                 lane: Arc::clone(&name),
                 lane_id: id,
-                owner: ownership.owner,
+                owner,
                 writer: None,
                 met: false,
                 observer,
@@ -67,6 +92,7 @@ impl LaneMaker<'_> {
             },
             log: LaneLog {
                 lane: id,
+                begins: self.layout.begins(),
                 reader: self.reader.clone(),
                 monitor: monitor.clone(),
                 ledger: self.ledger.clone(),
@@ -78,7 +104,7 @@ impl LaneMaker<'_> {
         };
         let (lane, handle) = Lane::new(parts);
         tasks.spawn(lane.run());
-        Ok(handle)
+        Ok((handle, owner))
     }
 }
 

@@ -10,6 +10,8 @@ use crate::{
 /// One lane's view of the journal.
 pub(super) struct LaneLog {
     pub(super) lane: LaneId,
+    /// Where the layout of the lanes begins: a row may say so, though it is no save.
+    pub(super) begins: Sequence,
     pub(super) reader: Reader,
     pub(super) monitor: Monitor,
     pub(super) ledger: Ledger,
@@ -27,7 +29,7 @@ impl Log for LaneLog {
                 _ => LogError::Broken(error.to_string()),
             })?;
             let Some(last) = entries.last().map(|entry| entry.sequence) else { return Ok(Vec::new()) };
-            let ours: Vec<_> = entries.into_iter().filter(|entry| entry.record.lane == self.lane).collect();
+            let ours: Vec<_> = entries.into_iter().filter(|entry| self.collections.lane_of(entry) == self.lane).collect();
             if !ours.is_empty() {
                 return Ok(self.collections.number(ours));
             }
@@ -36,7 +38,7 @@ impl Log for LaneLog {
     }
 
     fn last(&self) -> Sequence {
-        self.monitor.stats().last
+        self.monitor.stats().last.max(self.begins)
     }
 
     async fn note_row(&self) -> Result<(), LogError> {

@@ -7,9 +7,14 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{catalog::SharedCollections, failed::FailedSaves, observe::Observer};
+use super::{
+    catalog::SharedCollections,
+    failed::FailedSaves,
+    layout::{Handover, before_the_layout},
+    observe::Observer,
+};
 use crate::{
-    collections::{Collections, Reaches},
+    collections::{Across, Collections, Reaches},
     drain::{Target, What, Work},
     limits::Limit,
     postgres::{self, Action, ApplyError, FailedSave, Failure, PositionRow, Postgres, SaveKind, Writer, Written},
@@ -20,6 +25,10 @@ use crate::{
 pub(super) struct LaneTarget {
     pub(super) postgres: Postgres,
     pub(super) collections: SharedCollections,
+    /// To be completed before the position row is read.
+    pub(super) handover: Handover,
+    /// Where the layout of the lanes begins.
+    pub(super) begins: Sequence,
     pub(super) failed: FailedSaves,
     pub(super) journal: Uuid,
     pub(super) lane: Arc<str>,
@@ -53,14 +62,34 @@ impl LaneTarget {
     }
 }
 
+impl LaneTarget {
+    /// What two lanes write in two transactions must not depend on each other: DDL may have joined it since the start.
+    fn stands_alone(&self, collections: &Collections) -> Result<(), Failure> {
+        let lanes = self.collections.lanes();
+        match collections.across(lanes).find(|across| across.lanes.contains(&self.lane_id)) {
+            Some(across) => {
+                let remedy = format!("take it back until the lanes are drained; to have it, first {}", Across::REMEDY);
+                Err(Failure { remedy: remedy.into(), ..Failure::local(Action::Halt, across.shown(lanes)) })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Target for LaneTarget {
     async fn contact(&mut self) -> Result<Option<PositionRow>, Failure> {
+        if let Some(foreign) = self.handover.complete().await? {
+            return Ok(Some(foreign));
+        }
         let mut writer = match self.take_writer() {
             Some(writer) => writer,
             None => self.postgres.writer(self.journal, &self.lane, self.owner).await?,
         };
         let row = writer.read_position().await?;
         self.writer = Some(writer);
+        if let Some(row) = row.filter(|row| row.through < self.begins) {
+            return Err(before_the_layout(row, self.begins));
+        }
         self.meet().await?;
         Ok(row)
     }
@@ -89,6 +118,7 @@ impl Target for LaneTarget {
 
     async fn apply(&mut self, work: Work<'_>) -> Result<Written, ApplyError> {
         let collections = self.collections.now();
+        self.stands_alone(&collections)?;
         if matches!(work.what, What::Generation(generation) if generation.reaches != *collections.reaches()) {
             return Err(ApplyError::Catalog);
         }

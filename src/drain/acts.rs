@@ -126,6 +126,12 @@ impl<T: Target, L: Log> Lane<T, L> {
         self.plan.extended(folded, room);
     }
 
+    pub(super) fn move_up(&mut self) {
+        if let Some(through) = self.backlog.move_up() {
+            self.plan.move_up(through, self.target.reaches());
+        }
+    }
+
     pub(super) async fn fold(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(), String> {
         let began = Instant::now();
         match self.rebuild(after, through, saves_max).await {

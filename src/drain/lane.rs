@@ -147,6 +147,7 @@ impl<T: Target, L: Log> Lane<T, L> {
             Step::Refresh => self.refresh().await,
             Step::Seal => self.seal(),
             Step::Extend => self.extend().await,
+            Step::MoveUp => self.move_up(),
             Step::Fold { after, through, saves_max } => return self.fold(after, through, saves_max).await,
             Step::Condemn { after, through } => return self.condemn(after, through).await,
             Step::Apply => self.apply().await,

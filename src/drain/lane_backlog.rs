@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -28,6 +28,8 @@ struct Shared {
     rooms: Rooms,
     /// `drain.generation_objects_max`
     generation_objects: Arc<Limit>,
+    /// `journal.bytes_max`
+    journal_bytes: Arc<Limit>,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,16 @@ struct Inner {
     since: Option<Instant>,
     /// The generation that the lane has taken out and not settled.
     out: Option<Out>,
+    passed: Passed,
+}
+
+/// The saves of other lanes since this one's last save or move. It has been offered everything that it will ever be up to there.
+#[derive(Debug)]
+struct Passed {
+    /// The last save of any lane.
+    through: Sequence,
+    bytes: u64,
+    since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -79,6 +91,8 @@ pub(super) struct View {
     pub(super) objects: u64,
     /// The generation in the making holds something, since then.
     pub(super) since: Option<Instant>,
+    /// Nothing waits, and other lanes go on: the position is to move up then.
+    pub(super) moves_up: Option<Instant>,
 }
 
 impl View {
@@ -88,12 +102,25 @@ impl View {
     }
 }
 
+/// An idle lane's position moves up so often: the floor is the smallest position, so an idle one would keep segments for ever.
+const MOVE_INTERVAL: Duration = Duration::from_secs(10);
+/// And at once when so much has passed, or this part of `journal.bytes_max`, to which it counts as long as the lane stays.
+const MOVE_BYTES: u64 = 8 << 20;
+const MOVE_PART: u64 = 8;
+
 impl LaneBacklog {
     /// The backlog of a lane whose saves up to `after` are in Postgres, as far as the journal knows.
     pub fn new(generation_objects_max: u64, after: Sequence, reaches: Arc<Reaches>, limits: &Limits) -> Self {
-        let inner = Inner { backlog: Backlog::new(generation_objects_max, after, reaches), since: None, out: None };
-        let generation_objects = Arc::clone(&limits.generation_objects);
-        Self(Arc::new(Shared { inner: Mutex::new(inner), wake: Notify::new(), rooms: Rooms::new(limits), generation_objects }))
+        let passed = Passed { through: after, bytes: 0, since: None };
+        let inner = Inner { backlog: Backlog::new(generation_objects_max, after, reaches), since: None, out: None, passed };
+        let shared = Shared {
+            inner: Mutex::new(inner),
+            wake: Notify::new(),
+            rooms: Rooms::new(limits),
+            generation_objects: Arc::clone(&limits.generation_objects),
+            journal_bytes: Arc::clone(&limits.journal_bytes),
+        };
+        Self(Arc::new(shared))
     }
 
     /// Folds in a group of saves, whole batches, for which admission has taken room, and gives back to the limits what
@@ -105,6 +132,7 @@ impl LaneBacklog {
         for accepted in group {
             saved += inner.backlog.offer(accepted);
         }
+        (inner.passed.bytes, inner.passed.since) = (0, None);
         let filled = inner.backlog.sealed() > was_full;
         if was_empty || filled {
             inner.since = (inner.backlog.making().saves > 0).then(Instant::now);
@@ -112,6 +140,24 @@ impl LaneBacklog {
         drop(inner);
         drop(self.0.rooms.adopt(saved));
         if was_empty || filled {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Every save up to `through` that is this lane's has been offered; `bytes` of others came since the last call. Called by the
+    /// journal's thread, after [`Self::offer`]: never waits.
+    pub fn pass(&self, through: Sequence, bytes: u64) {
+        let bytes_max = self.pass_bytes_max();
+        let mut inner = self.lock();
+        let idle = inner.backlog.is_empty();
+        let passed = &mut inner.passed;
+        let fresh = passed.since.is_none();
+        let due = passed.bytes < bytes_max && passed.bytes + bytes >= bytes_max;
+        passed.through = passed.through.max(through);
+        passed.bytes += bytes;
+        passed.since.get_or_insert_with(Instant::now);
+        drop(inner);
+        if idle && (fresh || due) {
             self.0.wake.notify_one();
         }
     }
@@ -126,6 +172,12 @@ impl LaneBacklog {
     /// The last save offered.
     pub fn through(&self) -> Sequence {
         self.lock().backlog.through()
+    }
+
+    /// Every save of the lane up to here has been offered, its own last one or another lane's.
+    pub fn passed(&self) -> Sequence {
+        let inner = self.lock();
+        inner.passed.through.max(inner.backlog.through())
     }
 
     /// What waits.
@@ -165,12 +217,25 @@ impl LaneBacklog {
 
     pub(super) fn view(&self) -> View {
         let inner = self.lock();
-        View { full: inner.backlog.sealed() > 0, objects: inner.backlog.making().footprint.objects, since: inner.since }
+        let Passed { through, bytes, since } = inner.passed;
+        let behind = inner.backlog.is_empty() && through > inner.backlog.through();
+        let wait = if bytes >= self.pass_bytes_max() { Duration::ZERO } else { MOVE_INTERVAL };
+        let moves_up = since.filter(|_| behind).map(|since| since + wait);
+        let objects = inner.backlog.making().footprint.objects;
+        View { full: inner.backlog.sealed() > 0, objects, since: inner.since, moves_up }
     }
 
     /// From the next generation on saves are folded by these.
     pub(super) fn know(&self, reaches: &Arc<Reaches>) {
         self.lock().backlog.know(reaches);
+    }
+
+    /// Moves up to the last save of any lane, if nothing waits: where the next generation begins.
+    pub(super) fn move_up(&self) -> Option<Sequence> {
+        let mut inner = self.lock();
+        let through = inner.passed.through;
+        (inner.passed.bytes, inner.passed.since) = (0, None);
+        inner.backlog.move_up(through).then_some(through)
     }
 
     /// Takes the oldest generation out, with the room that it holds.
@@ -205,6 +270,10 @@ impl LaneBacklog {
     /// Returns when something has come to an empty backlog, or a generation is full.
     pub(super) async fn woken(&self) {
         self.0.wake.notified().await;
+    }
+
+    fn pass_bytes_max(&self) -> u64 {
+        MOVE_BYTES.min(self.0.journal_bytes.max() / MOVE_PART)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -163,6 +163,8 @@ pub(super) enum Step {
     Seal,
     /// Take another one out and fold it into what is in hand.
     Extend,
+    /// Nothing waits: move the position up to what other lanes have been given.
+    MoveUp,
     /// Fold the journal from the position to the nearest bound, so many saves at the most.
     Fold { after: Sequence, through: Sequence, saves_max: u64 },
     /// Read the condemned saves from the journal.
@@ -281,7 +283,9 @@ impl Plan {
             _ if seen.backlog.full => Step::Seal,
             Some(end) if end <= seen.now => Step::Seal,
             Some(end) => Step::Rest(Some(end)),
-            None => Step::Rest(None),
+            None if seen.control.stop.is_some() => Step::Rest(None),
+            None if seen.backlog.moves_up.is_some_and(|at| at <= seen.now) => Step::MoveUp,
+            None => Step::Rest(seen.backlog.moves_up),
         }
     }
 
@@ -339,8 +343,8 @@ impl Plan {
             return LaneState::Retrying { attempt: self.contact_tries.all.max(self.work_tries.all), next: trouble.until };
         }
         match step {
-            Step::Rest(Some(until)) => LaneState::Waiting { until: *until },
-            Step::Rest(None) => LaneState::Idle,
+            Step::Rest(Some(until)) if seen.backlog.pending() => LaneState::Waiting { until: *until },
+            Step::Rest(_) | Step::MoveUp => LaneState::Idle,
             Step::Contact | Step::Claim(_) | Step::Refresh | Step::End => LaneState::Connecting,
             Step::Seal | Step::Extend | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply => {
                 LaneState::Applying { through: self.bounds.last().map_or(self.position, |bound| bound.through) }

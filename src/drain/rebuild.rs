@@ -46,7 +46,7 @@ impl Rebuild {
     /// Folds in what the journal held next.
     pub(super) fn take(&mut self, page: Vec<Accepted>) -> Result<(), LogError> {
         if page.is_empty() {
-            return Err(LogError::Missing { after: self.seen, through: self.through });
+            return self.run_out();
         }
         for accepted in page {
             if self.ended {
@@ -62,14 +62,26 @@ impl Rebuild {
         Ok(())
     }
 
-    /// The generation, and whether it is a single save or batch.
-    pub(super) fn finish(self) -> Result<(Generation, bool), LogError> {
+    /// The lane has no more saves up to the bound. A generation ends with its last save; one without any moves the position only.
+    fn run_out(&mut self) -> Result<(), LogError> {
+        if !self.unit.is_empty() {
+            return Err(LogError::Missing { after: self.seen, through: self.through });
+        }
         if self.units == 0 {
+            self.generation.through = self.through;
+        }
+        self.ended = true;
+        Ok(())
+    }
+
+    /// The generation, and whether it is a single save or batch, or nothing.
+    pub(super) fn finish(self) -> Result<(Generation, bool), LogError> {
+        if self.generation.through == self.generation.after {
             let (after, through) = (self.generation.after, self.through);
             return Err(LogError::Broken(format!("the journal holds no whole batch between {after} and {through}")));
         }
         if self.first.is_empty() {
-            return Ok((self.generation, self.units == 1));
+            return Ok((self.generation, self.units <= 1));
         }
         let Generation { after, reaches, .. } = self.generation;
         Ok((Generation::one_by_one(after, reaches, self.first), true))
@@ -159,9 +171,25 @@ mod tests {
     }
 
     #[test]
-    fn missing_saves_are_an_error_and_never_skipped() {
-        let mut rebuild = Rebuild::new(Sequence::ZERO, Sequence::from_u64(5), Arc::default(), u64::MAX, 99);
+    fn a_bound_behind_the_lanes_last_save_is_reached_by_a_generation_of_nothing() {
+        let (last, bound) = (Sequence::from_u64(2), Sequence::from_u64(5));
+        let mut rebuild = Rebuild::new(Sequence::ZERO, bound, Arc::default(), u64::MAX, 99);
         rebuild.take(saves(&[1, 1])).expect("saves");
+        rebuild.take(Vec::new()).expect("no more");
+        let (generation, single) = rebuild.finish().expect("two saves");
+        assert_eq!((generation.saves, generation.through, single), (2, last, false));
+        let mut rest = Rebuild::new(last, bound, Arc::default(), u64::MAX, 99);
+        rest.take(Vec::new()).expect("nothing");
+        let (generation, _) = rest.finish().expect("nothing");
+        assert_eq!((generation.saves, generation.after, generation.through), (0, last, bound));
+    }
+
+    #[test]
+    fn the_missing_end_of_a_batch_is_an_error_and_never_skipped() {
+        let mut rebuild = Rebuild::new(Sequence::ZERO, Sequence::from_u64(5), Arc::default(), u64::MAX, 99);
+        let mut torn = saves(&[1, 3]);
+        torn.pop();
+        rebuild.take(torn).expect("saves");
         assert!(matches!(rebuild.take(Vec::new()), Err(LogError::Missing { .. })));
     }
 }

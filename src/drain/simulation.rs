@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod acts;
+mod idle;
 mod journal;
 mod refusals;
 mod server;

@@ -47,7 +47,7 @@ pub trait Target: Send {
 /// The journal as a lane needs it.
 pub trait Log: Send + Sync {
     /// The lane's saves after `after` up to `through`, in order: as many as fit into `bytes_max` but at least one batch, and
-    /// whole batches only. Empty only if there are none.
+    /// whole batches only. Empty only if there are none: a bound need not be a save of the lane.
     fn read(&self, after: Sequence, through: Sequence, bytes_max: u64) -> impl Future<Output = Result<Vec<Accepted>, LogError>> + Send;
 
     /// The last save of any lane that the journal holds or held.

@@ -80,6 +80,10 @@ pub(super) fn collections() -> Collections {
 /// What a catalog makes, after another one.
 pub(super) fn build(catalog: &Catalog, before: &Collections) -> Collections {
     let events = CollectionSettings { mode: Mode::Append, ..CollectionSettings::default() };
-    let rules = CollectionRules { schemas: vec!["public".to_owned()], named: BTreeMap::from([("events".to_owned(), events)]) };
+    let rules = CollectionRules {
+        schemas: vec!["public".to_owned()],
+        named: BTreeMap::from([("events".to_owned(), events)]),
+        ..CollectionRules::default()
+    };
     Collections::build(catalog, &rules, before)
 }

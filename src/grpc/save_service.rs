@@ -223,10 +223,23 @@ impl Door {
             let Some(mut save) = validate(save, path, &rules, now, &mut findings) else { continue };
             if kind == Saves::Atomic {
                 save.batch_left = u32::try_from(saves.len() - 1 - n).expect("a batch is bounded");
+                if let Some(lane) = checked.first().map(|first: &crate::save::Save| first.lane).filter(|&lane| lane != save.lane) {
+                    findings.violations.push(format_args!("{path}.collection"), || self.other_lane(save.lane, lane));
+                    continue;
+                }
             }
             checked.push(save);
         }
         if checked.len() == saves.len() { Ok(checked) } else { Err(findings) }
+    }
+
+    /// An atomic batch is one transaction, and every lane has transactions of its own.
+    fn other_lane(&self, lane: LaneId, first: LaneId) -> String {
+        let (lane, first) = (self.lane_name(lane), self.lane_name(first));
+        format!(
+            "is written by lane {lane}, saves before it by lane {first}: name both collections in the same `lanes.NAME.collections`, \
+             or don't ask for atomic"
+        )
     }
 
     /// The lanes of these collections; of none, all.

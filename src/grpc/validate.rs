@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt, time::SystemTime};
 
 use super::violations::Violations;
 use crate::{
-    collections::{Collection, Collections, Column, KeyForm, Mode},
+    collections::{Collection, Collections, Column, KeyForm, Mode, nearest},
     limits::Limit,
     proto::{self, save::Change as ProtoChange},
     save::{Added, Body, Change, ColumnSet, Key, Member, Save},
@@ -329,16 +329,6 @@ pub(super) fn quoted(text: &str) -> String {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
     }
-}
-
-/// The known name that is a typing error away, if there is one. Long names aren't searched for: the work grows with their length.
-fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    const NAME_BYTES_MAX: usize = 128;
-    if name.len() > NAME_BYTES_MAX {
-        return None;
-    }
-    let near = known.map(|other| (strsim::osa_distance(name, other), other)).min_by_key(|&(distance, _)| distance);
-    near.filter(|&(distance, other)| distance <= (other.chars().count() / 3).clamp(1, 3)).map(|(_, other)| other)
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ const HEADER_BYTES: usize = 84;
 const LANE_BYTES: usize = 10;
 const CHECKSUM_BYTES: usize = 4;
 const LENGTH_AT: usize = 8;
-/// The longest value: 65,535 lanes would not fit, the settings know one.
+/// The longest value: 65,535 lanes would not fit, the settings allow fewer by far.
 pub(super) const VALUE_BYTES_MAX: usize = HEADER_BYTES + LANES_MAX * LANE_BYTES + PAYLOAD_BYTES_MAX + CHECKSUM_BYTES;
 /// Settled positions in one chunk.
 pub(super) const LANES_MAX: usize = 256;

@@ -204,7 +204,8 @@ pub fn salvage(from: &Path, to: &Path, scope: Scope) -> Result<Salvaged, OpenErr
     let mut hoard = Hoard::default();
     for &segment in &segments {
         let path = from.segment(segment);
-        hoard.add_hints(Summary::read_mark(&path).map_err(io("read the journal"))?);
+        let closed = Summary::read_mark(&path).map_err(io("read the journal"))?;
+        hoard.add_hints(&closed.as_ref().map(Summary::positions).unwrap_or_default());
         if let Some(witness) = Witness::look(&path, segment).map_err(io("read the journal"))? {
             hoard.add(witness);
         }
@@ -220,23 +221,28 @@ struct Hoard {
     /// First sequence → (last sequence, witness, first chunk, last chunk). A later segment's copy replaces an earlier one's.
     groups: BTreeMap<u64, (u64, usize, u64, u64)>,
     settled: BTreeMap<LaneId, Sequence>,
+    /// The highest floor that was noted. Lanes come and go: what the last saves of one that is gone were, only this says.
+    floor: Sequence,
 }
 
 impl Hoard {
-    fn add_hints(&mut self, summary: Option<Summary>) {
-        for (lane, position) in summary.iter().flat_map(Summary::positions) {
-            self.hint(lane, position);
+    /// Positions noted together: of every lane that there was.
+    fn add_hints(&mut self, positions: &[(LaneId, Sequence)]) {
+        for &(lane, position) in positions {
+            let known = self.settled.entry(lane).or_default();
+            *known = position.max(*known);
         }
+        let floor = positions.iter().map(|&(_, position)| position).min();
+        self.floor = self.floor.max(floor.unwrap_or_default());
     }
 
-    fn hint(&mut self, lane: LaneId, position: Sequence) {
-        let known = self.settled.entry(lane).or_default();
-        *known = position.max(*known);
+    fn is_settled(&self, entry: &Entry) -> bool {
+        let position = self.settled.get(&entry.record.lane).copied().unwrap_or_default();
+        entry.sequence <= position.max(self.floor)
     }
 
     fn add(&mut self, witness: Witness) {
-        let hints: Vec<_> = witness.chunks.values().flat_map(|chunk| chunk.settled.iter().copied()).collect();
-        hints.into_iter().for_each(|(lane, position)| self.hint(lane, position));
+        witness.chunks.values().for_each(|chunk| self.add_hints(&chunk.settled));
         let starts = witness.chunks.values().filter(|chunk| chunk.opening.is_none() && chunk.header.part == 0);
         for header in starts.map(|chunk| &chunk.header) {
             let last_chunk = header.number + u64::from(header.parts) - 1;
@@ -313,8 +319,7 @@ fn write_salvage(hoard: &Hoard, to: &Path, scope: Scope, mut salvaged: Salvaged)
 fn kept_records<'a>(group: &'a Group, hoard: &Hoard, scope: Scope, salvaged: &mut Salvaged) -> Vec<&'a [u8]> {
     let mut kept = Vec::new();
     for (entry, bytes) in group.records().flatten() {
-        let settled = hoard.settled.get(&entry.record.lane).is_some_and(|&position| entry.sequence <= position);
-        if settled && scope == Scope::Unsettled {
+        if hoard.is_settled(&entry) && scope == Scope::Unsettled {
             salvaged.settled += 1;
         } else {
             salvaged.saves += 1;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Journal, JournalId, OpenError, OpenOptions, Recovered,
+    Journal, JournalId, OpenError, Recovered,
     audit::{self, Found, Plan, Report},
     directory::Directory,
     group::{Assembler, Group},
@@ -32,7 +32,7 @@ pub(super) const READ_CACHE_BYTES: u64 = 2 << 20;
 pub(super) const JOURNAL_ID: &str = "journal.id";
 pub(super) const JOURNAL_RUN: &str = "journal.run";
 
-pub(super) fn open(settings: &JournalSettings, options: OpenOptions) -> Result<Journal, OpenError> {
+pub(super) fn open(settings: &JournalSettings) -> Result<Journal, OpenError> {
     let directory = Directory::open(&settings.directory)?;
     let io = |act| move |source| OpenError::Io { act, source };
     directory.sweep().map_err(io("sweep the journal"))?;
@@ -56,7 +56,6 @@ pub(super) fn open(settings: &JournalSettings, options: OpenOptions) -> Result<J
     conclude(&directory, &found, &plan).map_err(io("close the earlier segments"))?;
     Ok(Journal {
         settings: settings.clone(),
-        lanes: options.lanes,
         directory,
         id: identity.journal,
         run: identity.run,

@@ -84,14 +84,15 @@ pub struct Monitor(Arc<Shared>);
 pub struct StopError(pub String);
 
 impl Journal {
-    /// Starts the threads and takes appends from now on.
+    /// Starts the threads and takes appends from now on. `lanes` says for each lane up to where Postgres is known to hold
+    /// everything; the floor is the smallest.
     ///
     /// # Errors
     /// When the free space can't be measured or a thread can't be started.
-    pub fn start(self, limits: &Limits, events: Events) -> io::Result<Running> {
+    pub fn start(self, limits: &Limits, lanes: &[Sequence], events: Events) -> io::Result<Running> {
         let Events { offer, on_group, on_fatal } = events;
         let table = Table::new(self.closed, self.segment.summary().clone());
-        let shared = Arc::new(Shared::new(table, self.lanes, &self.settled, limits, OnFatal(on_fatal)));
+        let shared = Arc::new(Shared::new(table, lanes, limits, OnFatal(on_fatal)));
         let directory = Arc::new(self.directory);
         shared.space.measure(directory.path())?;
         shared.space.decide();

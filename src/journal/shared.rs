@@ -90,12 +90,6 @@ struct Lane {
 
 const UNREAD: u64 = u64::MAX;
 
-impl Default for Lane {
-    fn default() -> Self {
-        Self { settled: AtomicU64::new(0), confirmed: AtomicU64::new(UNREAD) }
-    }
-}
-
 /// The callers of the group that is being written. Whoever takes them out answers them.
 #[derive(Debug, Default)]
 struct InFlight {
@@ -108,14 +102,10 @@ struct InFlight {
 pub(super) struct Failed;
 
 impl Shared {
-    pub(super) fn new(table: Table, lanes: u16, settled: &Settled, limits: &Limits, on_fatal: OnFatal) -> Self {
+    pub(super) fn new(table: Table, lanes: &[Sequence], limits: &Limits, on_fatal: OnFatal) -> Self {
         let (inbox, requests) = unbounded_channel();
-        let lanes: Box<[Lane]> = (0..lanes).map(|_| Lane::default()).collect();
-        for (lane, position) in settled {
-            if let Some(known) = lanes.get(usize::from(lane.0)) {
-                known.settled.store(position.get(), Ordering::Relaxed);
-            }
-        }
+        let lane = |at: &Sequence| Lane { settled: AtomicU64::new(at.get()), confirmed: AtomicU64::new(UNREAD) };
+        let lanes = lanes.iter().map(lane).collect();
         let charged = table.charged();
         limits.journal_bytes.take_anyway(charged);
         let shared = Self {
@@ -171,11 +161,11 @@ impl Shared {
         confirmed.map(|at| (at != UNREAD).then(|| Sequence::from_u64(at))).min().flatten()
     }
 
-    /// The lanes' positions, for the hints in chunks.
+    /// The lanes' positions, for the hints in chunks: every lane's, so that the smallest is the floor.
     pub(super) fn positions(&self, positions: &mut Settled) {
         positions.clear();
         let known = self.lanes.iter().map(|lane| lane.settled.load(Ordering::Relaxed)).enumerate();
-        positions.extend(known.filter(|&(_, at)| at > 0).map(|(n, at)| (LaneId(n as u16), Sequence::from_u64(at))));
+        positions.extend(known.map(|(n, at)| (LaneId(n as u16), Sequence::from_u64(at))));
     }
 
     pub(super) fn stop(&self) {

@@ -98,6 +98,11 @@ impl Rig {
     }
 
     fn run(journal: Journal, limits: Limits) -> Self {
+        let lane = journal.settled_hint(LANE);
+        Self::run_with(journal, limits, &[lane])
+    }
+
+    fn run_with(journal: Journal, limits: Limits, lanes: &[Sequence]) -> Self {
         let (tell, fatal) = mpsc::channel();
         let (offered, groups) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
         let (offers, stats) = (Arc::clone(&offered), Arc::clone(&groups));
@@ -106,7 +111,7 @@ impl Rig {
             on_group: Box::new(move |group| stats.lock().expect("no panic").push(group)),
             on_fatal: Box::new(move |reason| drop(tell.send(reason))),
         };
-        let running = journal.start(&limits, events).expect("threads");
+        let running = journal.start(&limits, lanes, events).expect("threads");
         Self { running, limits, offered, groups, fatal }
     }
 
@@ -137,11 +142,11 @@ impl Rig {
 }
 
 fn open(settings: &JournalSettings) -> Journal {
-    Journal::open(settings, OpenOptions { lanes: 1 }).expect("a sound journal")
+    Journal::open(settings).expect("a sound journal")
 }
 
 fn open_damaged(settings: &JournalSettings) -> Report {
-    match Journal::open(settings, OpenOptions { lanes: 1 }) {
+    match Journal::open(settings) {
         Err(OpenError::Damaged(report)) => *report,
         other => panic!("should be damaged: {other:?}"),
     }

@@ -88,7 +88,7 @@ impl Fixture {
 fn rules(appended: &[&str]) -> CollectionRules {
     let append = CollectionSettings { mode: Mode::Append, ..CollectionSettings::default() };
     let named = appended.iter().map(|name| ((*name).to_owned(), append.clone())).collect();
-    CollectionRules { schemas: vec!["public".to_owned()], named }
+    CollectionRules { schemas: vec!["public".to_owned()], named, ..CollectionRules::default() }
 }
 
 /// A writer and what it knows.

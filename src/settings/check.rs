@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Settings,
+    Settings, lanes,
     problem::{Origin, Problem},
 };
 
@@ -21,6 +21,7 @@ pub(super) fn together(settings: &Settings, unread: &BTreeSet<&str>) -> Vec<Prob
     if settings.grpc.listen == settings.http.listen && settings.grpc.listen.port() != 0 {
         problems.push(problem(format!("grpc.listen and http.listen are both {}: give one another port", settings.grpc.listen)));
     }
+    problems.extend(lanes::problems(&settings.lanes).into_iter().map(problem));
     problems
 }
 

@@ -77,7 +77,7 @@ impl Default for Settings {
             request_ids: RequestIdSettings { count_max: 1_000_000, retention: seconds(600) },
             stop: StopSettings { drain_timeout: seconds(10), timeout: seconds(25) },
             log: LogSettings { level: "info".to_owned(), format: None },
-            lanes: BTreeMap::from([("default".to_owned(), LaneSettings { window: Duration::from_millis(100) })]),
+            lanes: BTreeMap::from([("default".to_owned(), LaneSettings::default())]),
             collections: BTreeMap::new(),
         }
     }

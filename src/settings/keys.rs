@@ -117,6 +117,7 @@ pub(super) const KEYS: &[Key] = keys! {
 };
 
 pub(super) const NAMED_KEYS: &[NamedKey] = named_keys! {
+    lanes.NAME.collections: Maybe(Names);
     lanes.NAME.window: Time(Duration::ZERO..=HOUR);
     collections.NAME.table: Maybe(Text);
     collections.NAME.key: Maybe(Names);
@@ -159,6 +160,6 @@ pub(super) fn name_only(settings: &mut Settings, section: &str, name: &str) {
 
 impl Default for LaneSettings {
     fn default() -> Self {
-        Self { window: 100 * MILLISECOND }
+        Self { collections: None, window: 100 * MILLISECOND }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     Settings, check,
     keys::{KEYS, NAMED_KEYS, is_named_section, is_section, name_only},
     kinds::Raw,
-    nearest,
+    lanes, nearest,
     problem::{Origin, Problem, SettingsError},
     sources::{self, Entry},
 };
@@ -92,9 +92,7 @@ impl Loaded {
                 Raw::Table => Ok(()),
                 _ => Err(format!("is a section: write [{section}] and its keys below")),
             },
-            ["lanes", name, ..] if *name != "default" => {
-                Err("this version has one lane, \"default\", for all collections: several lanes come with a later version".to_owned())
-            }
+            ["lanes", name, ..] if !lanes::is_name(name) => Err(lanes::no_name()),
             [section, name] if is_named_section(section) => match entry.raw {
                 Raw::Table => {
                     name_only(&mut self.settings, section, name);

@@ -147,10 +147,36 @@ fn limits_that_another_limit_makes_unreachable_are_refused() {
 }
 
 #[test]
-fn other_lanes_wait_for_a_later_version() {
-    let problems = file("[lanes.hot]\nwindow = '0 ms'").problems();
-    assert_eq!(problems.len(), 1);
-    assert!(problems[0].contains("lanes.hot.window: this version has one lane, \"default\""), "{problems:?}");
+fn every_source_can_give_a_lane_its_collections() {
+    let settings = file("[lanes.hot]\ncollections = ['scores', 'game.players']\nwindow = '0 ms'")
+        .and(env(&[("FOREBAY__LANES__LOGS__COLLECTIONS", "events, audits")]))
+        .and(sets(&["lanes.logs.window=1 s", "lanes.cold.collections=archive"]))
+        .settings();
+    assert_eq!((settings.lanes["hot"].window, settings.lanes["logs"].window), (Duration::ZERO, Duration::from_secs(1)));
+    let layout = settings.layout();
+    assert_eq!(layout.names().collect::<Vec<_>>(), ["default", "cold", "hot", "logs"]);
+    let lane = |collection| layout.lane_of(collection).0;
+    assert_eq!(["archive", "game.players", "audits", "anything"].map(lane), [1, 2, 3, 0]);
+}
+
+#[test]
+fn lanes_that_can_not_be_are_refused() {
+    let problems = file("[lanes.'no good']\nwindow = '0 ms'\n[lanes.idle]\n[lanes.a]\ncollections = ['x']\n[lanes.b]\ncollections = ['x']")
+        .and(sets(&["lanes.default.collections=y"]))
+        .problems();
+    let told = problems.join("\n");
+    for part in [
+        "lanes.no good.window: is no lane's name: up to 40 letters, digits, - and _",
+        "lanes.idle writes nothing: give it lanes.idle.collections",
+        "the collection \"x\" is in lanes.a and in lanes.b",
+        "lanes.default.collections can't be set",
+    ] {
+        assert!(told.contains(part), "{part} is missing in\n{told}");
+    }
+    assert_eq!(problems.len(), 4, "{told}");
+    let many: Vec<String> = (0..Settings::LANES_MAX).map(|n| format!("lanes.l{n}.collections=c{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(sets(&many).problems()[0].starts_with("there are 33 lanes, at most 32"), "default is one of them");
 }
 
 #[test]

@@ -293,6 +293,11 @@ impl Ended {
         }
     }
 
+    /// Whether it has logged this.
+    pub(crate) fn has_logged(&self, message: &str) -> bool {
+        self.log.iter().any(|line| line["message"] == message)
+    }
+
     /// The last log line.
     pub(crate) fn last(&self) -> &Value {
         self.log.last().expect("it has logged something")

@@ -1,6 +1,6 @@
 //! What happened, and what a lane makes of it.
 
-use std::{cmp::Ordering, time::Duration};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -184,6 +184,16 @@ impl Plan {
         let (through, footprint) = (generation.through, generation.footprint);
         self.bounds.last_mut().expect("it was pushed").room = Some(room.within(footprint));
         self.hand = Some(Hand { through, work: HandWork::Generation { generation, single: false, room: None } });
+    }
+
+    /// The lane has no save between its position and `through`: a generation of nothing moves it up.
+    pub(in crate::drain) fn move_up(&mut self, through: Sequence, reaches: Arc<Reaches>) {
+        debug_assert!(self.bounds.is_empty() && self.hand.is_none(), "nothing waits");
+        if through > self.position {
+            let generation = Generation { through, ..Generation::empty(self.position, reaches) };
+            self.bounds.push(Bound { through, room: None });
+            self.hand = Some(Hand { through, work: HandWork::Generation { generation, single: true, room: None } });
+        }
     }
 
     /// What a generation folded from the journal takes beyond the room that the bounds hold.

@@ -102,6 +102,13 @@ impl World {
         self.lock().last
     }
 
+    /// A save that this lane never sees.
+    pub(super) fn number_for_another_lane(&self) -> Sequence {
+        let mut inner = self.lock();
+        inner.last = inner.last.max(Sequence::before_run(inner.run).expect("few runs")).plus(1);
+        inner.last
+    }
+
     pub(super) fn append(&self, batch: &[Accepted]) {
         let mut inner = self.lock();
         inner.last = batch[batch.len() - 1].sequence;

@@ -230,7 +230,11 @@ fn what_can_not_be_added_is_refused() {
 /// Collections of which `items` has its column `count` as the version.
 fn versioned(column: &str) -> Collections {
     let settings = CollectionSettings { version_column: Some(column.to_owned()), ..CollectionSettings::default() };
-    let rules = CollectionRules { schemas: vec!["public".to_owned()], named: [("items".to_owned(), settings)].into() };
+    let rules = CollectionRules {
+        schemas: vec!["public".to_owned()],
+        named: [("items".to_owned(), settings)].into(),
+        ..CollectionRules::default()
+    };
     Collections::build(&fixtures::catalog(), &rules, &Collections::default())
 }
 

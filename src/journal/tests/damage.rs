@@ -244,7 +244,7 @@ fn random_rot_is_never_passed_over() {
         for _ in 0..random.u32(1..4) {
             file.write_all_at(&[random.u8(..)], random.u64(0..length)).expect("written");
         }
-        let outcome = Journal::open(&settings(copy.path()), OpenOptions { lanes: 1 });
+        let outcome = Journal::open(&settings(copy.path()));
         match outcome {
             Err(OpenError::Damaged(_)) => {}
             Ok(journal) => {

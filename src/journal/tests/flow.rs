@@ -93,7 +93,7 @@ async fn a_panic_on_the_journals_thread_leaves_nobody_waiting() {
         on_group: Box::new(drop),
         on_fatal: Box::new(move |reason| drop(tell.send(reason))),
     };
-    let running = open(&settings(home.path())).start(&limits(), events).expect("threads");
+    let running = open(&settings(home.path())).start(&limits(), &[Sequence::ZERO], events).expect("threads");
     assert_eq!(running.appender().append(&collections(), saves(0..1, 10)).await, Err(AppendError::OutcomeUnknown));
     assert!(fatal.recv().expect("told").contains("panicked"));
     assert_eq!(running.appender().append(&collections(), saves(0..1, 10)).await, Err(AppendError::OutcomeUnknown));
@@ -115,7 +115,7 @@ async fn a_poisoned_backlog_fails_the_journal() {
         on_group: Box::new(drop),
         on_fatal: Box::new(move |reason| drop(tell.send(reason))),
     };
-    let running = open(&settings(home.path())).start(&limits(), events).expect("threads");
+    let running = open(&settings(home.path())).start(&limits(), &[Sequence::ZERO], events).expect("threads");
     assert_eq!(running.appender().append(&collections(), saves(0..1, 10)).await, Err(AppendError::OutcomeUnknown));
     assert!(fatal.recv().expect("told").contains("panicked"));
 }
@@ -140,7 +140,7 @@ async fn a_janitor_that_hangs_is_under_the_watchdog() {
     let journal = open(&settings);
     let table = table::Table::new(journal.closed, journal.segment.summary().clone());
     let on_fatal = shared::OnFatal(Box::new(drop));
-    let shared = Arc::new(shared::Shared::new(table, 1, &journal.settled, &limits(), on_fatal));
+    let shared = Arc::new(shared::Shared::new(table, &[Sequence::ZERO], &limits(), on_fatal));
     shared.space.measure(home.path()).expect("measured");
     shared.space.decide();
     let events = Events { offer: Box::new(drop), on_group: Box::new(drop), on_fatal: Box::new(drop) };
@@ -230,7 +230,7 @@ async fn the_lock_names_its_holder() {
     let home = tempfile::tempdir().expect("a directory");
     let settings = settings(home.path());
     let journal = open(&settings);
-    let refused = Journal::open(&settings, OpenOptions { lanes: 1 }).expect_err("in use").to_string();
+    let refused = Journal::open(&settings).expect_err("in use").to_string();
     assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
     drop(journal);
     open(&settings);
@@ -240,7 +240,7 @@ async fn the_lock_names_its_holder() {
 fn directories_that_others_can_change_are_refused() {
     use std::os::unix::fs::{PermissionsExt, chown};
     let home = tempfile::tempdir().expect("a directory");
-    let refusal = |path: &Path| match Journal::open(&settings(path), OpenOptions { lanes: 1 }) {
+    let refusal = |path: &Path| match Journal::open(&settings(path)) {
         Err(OpenError::Directory { reason, .. }) => reason,
         other => panic!("should be refused: {other:?}"),
     };

@@ -184,3 +184,21 @@ impl Rig {
         self.running.reader().read(after, ALL, 1 << 20).await.expect("readable").iter().map(key_of).collect()
     }
 }
+
+#[tokio::test]
+async fn the_floor_is_the_smallest_position_over_all_lanes() {
+    let home = tempfile::tempdir().expect("a directory");
+    let settings = JournalSettings { retention: Duration::ZERO, segment_bytes: 1 << 20, ..settings(home.path()) };
+    let rig = Rig::run_with(open(&settings), limits(), &[Sequence::ZERO; 2]);
+    let last = rig.append(batch(0..1000, 400)).await.expect("accepted").plus(999);
+    let charged = rig.limits.journal_bytes.used();
+    rig.running.monitor().settled(LANE, last, true);
+    rig.running.tend();
+    assert_eq!(rig.limits.journal_bytes.used(), charged, "the second lane may need all of it");
+    assert_eq!(rig.running.monitor().oldest(), Sequence::ZERO);
+    rig.running.monitor().settled(LaneId(1), last, true);
+    assert_eq!(rig.limits.journal_bytes.used(), 0);
+    while rig.running.monitor().stats().segments > 1 || rig.running.monitor().oldest() < last {
+        rig.running.tend();
+    }
+}

@@ -109,3 +109,27 @@ async fn salvage_leaves_out_what_postgres_is_known_to_hold() {
     assert_eq!(Rig::start(&settings(&unsettled)).keys().await, [3, 4, 5]);
     assert_eq!(salvage(home.path(), &all, Scope::All).expect("salvaged").saves, 6);
 }
+
+#[tokio::test]
+async fn salvage_knows_a_lane_that_is_no_more_by_the_floor() {
+    let home = tempfile::tempdir().expect("a directory");
+    let rig = Rig::run_with(open(&settings(home.path())), limits(), &[Sequence::ZERO; 2]);
+    let second = |keys| saves(keys, 100).into_iter().map(|save| Save { lane: LaneId(1), ..save }).collect::<Vec<_>>();
+    let last = rig.append(second(0..3)).await.expect("accepted").plus(2);
+    rig.running.monitor().settled(LaneId(1), last, true);
+    rig.append(saves(3..4, 100)).await.expect("accepted");
+    let crashed = rig.crash(home.path());
+    let salvaged = salvage(crashed.path(), &crashed.path().with_extension("two"), Scope::Unsettled).expect("salvaged");
+    assert_eq!((salvaged.saves, salvaged.settled), (1, 3), "the first lane has settled nothing: that is no floor");
+    rig.append(second(4..5)).await.expect("accepted");
+    rig.running.stop().await.expect("a clean end");
+
+    // Everything is settled, and the next layout has one lane, which begins above all of it.
+    let journal = open(&settings(home.path()));
+    let begins = Sequence::before_run(journal.run()).expect("a run");
+    let rig = Rig::run_with(journal, limits(), &[begins]);
+    rig.append(saves(5..6, 100)).await.expect("accepted");
+    let crashed = rig.crash(home.path());
+    let salvaged = salvage(crashed.path(), &crashed.path().with_extension("one"), Scope::Unsettled).expect("salvaged");
+    assert_eq!((salvaged.saves, salvaged.settled), (1, 5), "nothing of the old lanes comes after the new one's saves");
+}
