@@ -31,9 +31,11 @@ mod deadline;
 mod door;
 mod errors;
 mod events;
+mod failed;
 #[cfg(test)]
 mod fixtures;
 mod health;
+mod live;
 mod save_service;
 mod show;
 mod stream;
@@ -45,7 +47,7 @@ mod validate;
 mod violations;
 
 pub use append::{Append, AppendDone, AppendError};
-pub use control::{Control, FlushError};
+pub use control::{Control, FailedStanding, FlushError, SettleError};
 pub use events::{Events, Rpc};
 pub use health::Health;
 pub use streams::{Remembered, Streams};

@@ -15,6 +15,15 @@ pub struct Limit {
     used: AtomicU64,
 }
 
+/// Who takes room of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taker {
+    /// A client that saves.
+    Caller,
+    /// An operator who retries failed saves: never kept out by the flood of the others.
+    Operator,
+}
+
 /// A limit is met. `Display` says which, how full, and the setting to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {max} and {used} are in use")]
@@ -28,6 +37,9 @@ pub struct LimitReached {
 }
 
 impl Limit {
+    /// An operator may take one part in so many of a limit beyond it.
+    pub const RESERVE_PART: u64 = 16;
+
     /// A limit under the name of its setting.
     pub fn new(name: &'static str, max: u64) -> Arc<Self> {
         Arc::new(Self { name, max: AtomicU64::new(max), used: AtomicU64::new(0) })
@@ -63,9 +75,21 @@ impl Limit {
     /// # Errors
     /// [`LimitReached`] if there isn't as much; nothing is taken then.
     pub fn try_take(&self, amount: u64) -> Result<(), LimitReached> {
+        self.take_for(Taker::Caller, amount)
+    }
+
+    /// Takes room, of the reserve too if the taker may.
+    ///
+    /// # Errors
+    /// As [`Self::try_take`].
+    pub fn take_for(&self, taker: Taker, amount: u64) -> Result<(), LimitReached> {
         let max = self.max();
+        let most = match taker {
+            Taker::Caller => max,
+            Taker::Operator => max.saturating_add(max / Self::RESERVE_PART),
+        };
         let taken =
-            self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(amount).filter(|&after| after <= max));
+            self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(amount).filter(|&after| after <= most));
         taken.map(drop).map_err(|used| LimitReached { name: self.name, max, used })
     }
 
@@ -85,7 +109,15 @@ impl Limit {
     /// # Errors
     /// [`LimitReached`] if there isn't as much.
     pub fn permit(self: &Arc<Self>, amount: u64) -> Result<Permit, LimitReached> {
-        self.try_take(amount)?;
+        self.permit_for(Taker::Caller, amount)
+    }
+
+    /// Takes room for as long as the permit lives, of the reserve too if the taker may.
+    ///
+    /// # Errors
+    /// [`LimitReached`] if there isn't as much.
+    pub fn permit_for(self: &Arc<Self>, taker: Taker, amount: u64) -> Result<Permit, LimitReached> {
+        self.take_for(taker, amount)?;
         Ok(Permit { limit: Arc::clone(self), amount })
     }
 }
@@ -173,5 +205,16 @@ mod tests {
         assert!(limit.try_take(0).is_err());
         limit.give_back(8);
         assert!(limit.try_take(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn an_operator_has_a_reserve_and_it_is_bounded() {
+        let limit = Limit::new("test.limit", 32);
+        limit.try_take(32).expect("room");
+        assert!(limit.try_take(1).is_err());
+        limit.take_for(Taker::Operator, 2).expect("the reserve");
+        assert_eq!(limit.take_for(Taker::Operator, 1), Err(LimitReached { name: "test.limit", max: 32, used: 34 }));
+        limit.set_max(u64::MAX);
+        limit.take_for(Taker::Operator, u64::MAX - 34).expect("no overflow");
     }
 }

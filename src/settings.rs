@@ -203,6 +203,8 @@ pub enum SynchronousCommit {
 pub struct FailedSettings {
     /// Open rows of `forebay.failed_save`; at the limit the lane halts.
     pub saves_max: u64,
+    /// Closed rows that are kept, the newest by sequence; below them tickets can't be told.
+    pub closed_kept: u64,
 }
 
 /// Recognising retried saves.
@@ -255,6 +257,16 @@ impl Settings {
     /// [`SettingsError`] with every problem of every source, not only the first.
     pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, sets: &[String]) -> Result<Self, SettingsError> {
         Loaded::load(file, env, sets).map(|loaded| loaded.settings)
+    }
+}
+
+impl Settings {
+    /// Whether a key that holds a count may hold this one: for limits that are changed while the daemon runs.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_number(name: &str, number: u64) -> Result<(), String> {
+        keys::check_number(name, number)
     }
 }
 

@@ -2,13 +2,21 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use super::{AppendedRow, CollectionFold, Fold, Footprint, Generation, Object};
+use super::{AppendedRow, CollectionFold, Fold, Footprint, Generation, Object, Retry};
 use crate::save::{Accepted, Body, Change, CollectionId, ColumnSet, Save, Sequence};
 
 impl Generation {
     /// A generation that holds nothing yet.
     pub fn empty(after: Sequence) -> Self {
-        Self { after, through: after, collections: HashMap::default(), saves: 0, footprint: Footprint::default(), oldest_accepted_at: None }
+        Self {
+            after,
+            through: after,
+            collections: HashMap::default(),
+            saves: 0,
+            retries: Vec::new(),
+            footprint: Footprint::default(),
+            oldest_accepted_at: None,
+        }
     }
 
     /// Folds saves, in sequence order, into one generation.
@@ -26,6 +34,7 @@ impl Generation {
         self.through = sequence;
         self.saves += 1;
         self.oldest_accepted_at.get_or_insert(save.accepted_at);
+        self.retries.extend(save.retries.map(|failed| Retry { failed, by: sequence }));
         let bytes = save.bytes();
         let collection = self.collections.entry(save.collection).or_default();
         let saved = collection.fold_in(sequence, save);

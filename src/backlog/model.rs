@@ -65,5 +65,5 @@ pub(crate) fn save(key: u8, collection: CollectionId, change: Change) -> Save {
     let columns = change.body().map(|body| values(body).keys().copied().collect()).unwrap_or_default();
     let key = if collection == LOG { Key::none() } else { Key::from_parts([key.to_string().as_str()]) };
     let accepted_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
-    Save { lane: LaneId(0), collection, key, change, columns, batch_left: 0, origin: None, accepted_at }
+    Save { lane: LaneId(0), collection, key, change, columns, batch_left: 0, origin: None, accepted_at, retries: None }
 }

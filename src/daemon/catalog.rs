@@ -95,6 +95,19 @@ impl SharedCollections {
         entries.into_iter().zip(numbers).map(|(entry, (collection, columns))| accepted(entry, collection, columns)).collect()
     }
 
+    /// The number of a collection; one that the catalog doesn't have gets one too.
+    pub(super) fn number_name(&self, name: &str) -> CollectionId {
+        let numbered = |known: &Collections| known.numbers(name, None).map(|(id, _)| id);
+        numbered(&self.now()).unwrap_or_else(|| {
+            let known = self.change(|before| {
+                let mut extended = before.clone();
+                extended.give_numbers(name, None);
+                extended
+            });
+            numbered(&known).expect("the name was given a number")
+        })
+    }
+
     fn change(&self, make: impl FnOnce(&Collections) -> Collections) -> Arc<Collections> {
         let _held = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
         let made = Arc::new(make(&self.now()));
@@ -115,6 +128,7 @@ fn accepted(entry: Entry, collection: CollectionId, columns: ColumnSet) -> Accep
         batch_left: record.batch_left,
         origin: record.origin,
         accepted_at: record.accepted_at,
+        retries: record.retries,
     };
     Accepted { sequence: entry.sequence, save }
 }

@@ -6,14 +6,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use super::{catalog::SharedCollections, failed::FailedSaves};
 use crate::{
     backlog::Footprint,
     collections::Collections,
     drain::{LaneHandle, LaneState, NotFlushed},
-    grpc::{Control, FlushError},
+    failed::{FailedFilter, FailedPage, FailedQuery},
+    grpc::{Control, FailedStanding, FlushError, SettleError},
     journal::Monitor,
     limits::Limits,
     save::{CollectionId, LaneId, Sequence},
@@ -33,6 +34,12 @@ pub(super) struct Controls {
 }
 
 impl Controls {
+    /// The rows of a fenced daemon are another's to care for.
+    fn not_fenced(&self) -> Result<(), String> {
+        let fenced = self.lanes.iter().any(|lane| matches!(*lane.state().borrow(), LaneState::Fenced { .. }));
+        if fenced { Err("another daemon has taken over".to_owned()) } else { Ok(()) }
+    }
+
     fn lanes<'a>(&'a self, ids: &'a [LaneId]) -> impl Iterator<Item = &'a LaneHandle> {
         self.lanes.iter().filter(|lane| ids.contains(&lane.id()))
     }
@@ -82,6 +89,45 @@ impl Control for Controls {
         let resumed: Vec<_> = self.lanes(lanes).filter(held).map(LaneHandle::id).collect();
         self.lanes(lanes).for_each(LaneHandle::resume);
         resumed
+    }
+
+    fn probe(&self) {
+        self.lanes.iter().for_each(LaneHandle::probe);
+    }
+
+    async fn list_failed(&self, query: &FailedQuery) -> Result<FailedPage, String> {
+        self.not_fenced()?;
+        self.failed.list(query).await.map_err(|failure| failure.to_string())
+    }
+
+    async fn settle_failed(&self) -> Result<(), SettleError> {
+        self.not_fenced().map_err(SettleError::Unavailable)?;
+        if !self.failed.is_counted(self.lanes.iter().map(LaneHandle::id)) {
+            let why = "the failed saves have not been counted since the start: the first contact is awaited";
+            return Err(SettleError::Unavailable(why.to_owned()));
+        }
+        for lane in &self.lanes {
+            let flushed = lane.flush(Some(self.failed.since(lane.id()))).await;
+            flushed.map_err(|why| SettleError::Lane(flush_error(lane, why)))?;
+        }
+        Ok(())
+    }
+
+    async fn failed_care(&self) -> OwnedMutexGuard<()> {
+        self.failed.care().await
+    }
+
+    fn failed_standings(&self, sequences: &[Sequence]) -> Vec<FailedStanding> {
+        let settled = self.lanes.iter().map(|lane| *lane.position().borrow()).min().unwrap_or_default();
+        self.failed.standings(sequences, settled)
+    }
+
+    async fn discard_failed(&self, filter: &FailedFilter, reason: &str) -> Result<Vec<Sequence>, String> {
+        self.not_fenced()?;
+        let discarded = self.failed.discard(filter, reason).await.map_err(|failure| failure.to_string())?;
+        // A lane may stand in front of a save that had no room to fail.
+        self.probe();
+        Ok(discarded)
     }
 
     async fn status(&self) -> StatusSnapshot {

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::oneshot,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,7 @@ pub(super) struct Core {
     pub(super) observer: Observer,
     pub(super) started: Instant,
     lanes: JoinSet<End>,
+    forgetting: AbortHandle,
     fatal: oneshot::Receiver<String>,
 }
 
@@ -73,13 +74,13 @@ impl Core {
         let after = opened.settled_hint(LaneId(0)).max(opened.oldest());
         let backlog = LaneBacklog::new(settings.drain.generation_objects_max, after, &limits);
         let (failed_journal, fatal) = oneshot::channel();
-        let journal = start_journal(opened, &limits, &backlog, &observer, failed_journal)?;
+        let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
+        let journal = start_journal(opened, &limits, (&backlog, &failed), &observer, failed_journal)?;
         let monitor = journal.monitor();
         let retained = monitor.clone();
         let streams = Streams::new(Arc::clone(&limits.request_ids), move || retained.oldest());
         recover(&journal, &collections, &backlog, &streams, (after, last)).await?;
 
-        let failed = FailedSaves::new(postgres.clone(), journal_id, Arc::clone(&limits.failed_saves));
         let maker = LaneMaker {
             settings,
             limits: &limits,
@@ -95,6 +96,7 @@ impl Core {
         };
         let mut lanes = JoinSet::new();
         let lane = maker.start(LaneId(0), LANE, backlog, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
+        let forgetting = tokio::spawn(failed.clone().forget(settings.failed.closed_kept)).abort_handle();
         let controls = Controls {
             collections,
             lanes: vec![lane],
@@ -105,7 +107,7 @@ impl Core {
             started_at,
             failed,
         };
-        Ok(Self { journal, postgres, controls: Arc::new(controls), streams, limits, observer, started, lanes, fatal })
+        Ok(Self { journal, postgres, controls: Arc::new(controls), streams, limits, observer, started, lanes, forgetting, fatal })
     }
 
     /// Waits for the stop, or for what ends the daemon.
@@ -152,6 +154,7 @@ impl Core {
     pub(super) async fn stop(mut self, settings: &Settings, deadline: Instant) -> Result<Left, Failure> {
         let drain_until = (Instant::now() + settings.stop.drain_timeout).min(deadline);
         self.controls.lanes.iter().for_each(|lane| lane.stop(drain_until));
+        self.forgetting.abort();
         let ended = async { while self.lanes.join_next().await.is_some() {} };
         if tokio::time::timeout_at(deadline, ended).await.is_err() {
             tracing::warn!("a transaction did not end before stop.timeout: the next start finds out what became of it");
@@ -215,15 +218,15 @@ pub fn journal_failure(error: OpenError) -> Failure {
 fn start_journal(
     opened: Journal,
     limits: &Limits,
-    backlog: &LaneBacklog,
+    (backlog, failed): (&LaneBacklog, &FailedSaves),
     observer: &Observer,
-    failed: oneshot::Sender<String>,
+    fatal: oneshot::Sender<String>,
 ) -> Result<Running, Failure> {
-    let (backlog, metrics) = (backlog.clone(), observer.0.clone());
+    let (backlog, failed, metrics) = (backlog.clone(), failed.clone(), observer.0.clone());
     let events = journal::Events {
-        offer: Box::new(move |group| backlog.offer(group)),
+        offer: Box::new(move |group| failed.hand_on(group, |group| backlog.offer(group))),
         on_group: Box::new(move |group| metrics.group_synced(u64::from(group.saves), group.sync)),
-        on_fatal: Box::new(move |reason| drop(failed.send(reason))),
+        on_fatal: Box::new(move |reason| drop(fatal.send(reason))),
     };
     opened.start(limits, events).or_exit(Exit::JournalIo, "start the journal")
 }

@@ -53,7 +53,7 @@ impl LaneMaker<'_> {
             retry_wait_max: self.settings.drain.retry_wait_max,
             generation_objects_max: self.settings.drain.generation_objects_max,
             statement_rows: self.settings.drain.statement_rows,
-            backlog,
+            backlog: backlog.clone(),
             failed_saves: Arc::clone(&self.limits.failed_saves),
             target: LaneTarget {
                 postgres: self.postgres.clone(),
@@ -62,6 +62,7 @@ impl LaneMaker<'_> {
                 journal: self.journal,
                 lane: Arc::clone(&name),
                 lane_id: id,
+                backlog,
                 owner: ownership.owner,
                 writer: None,
                 met: false,

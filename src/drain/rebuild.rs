@@ -101,6 +101,7 @@ mod tests {
             batch_left,
             origin: None,
             accepted_at: SystemTime::UNIX_EPOCH,
+            retries: None,
         }
     }
 

@@ -67,7 +67,7 @@ impl Life {
             retry_wait_max: Duration::from_secs(10),
             generation_objects_max,
             statement_rows: 1_000,
-            target: world.target(ownership.owner),
+            target: world.target(ownership.owner, Arc::clone(&limits.failed_saves)),
             ownership,
             backlog,
             failed_saves: Arc::clone(&limits.failed_saves),

@@ -69,7 +69,17 @@ pub(super) fn validate(
         Some(ProtoChange::Delete(_)) => check.delete(collection, &save.key)?,
         None => return check.refuse("change", || "is empty: set `json` or `delete`".to_owned()),
     };
-    let save = Save { lane: collection.lane, collection: collection.id, key, change, columns, batch_left: 0, origin: None, accepted_at };
+    let save = Save {
+        lane: collection.lane,
+        collection: collection.id,
+        key,
+        change,
+        columns,
+        batch_left: 0,
+        origin: None,
+        accepted_at,
+        retries: None,
+    };
     (findings.violations.total() == before).then_some(save)
 }
 

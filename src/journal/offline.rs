@@ -135,6 +135,8 @@ struct Line<'a> {
     body: Option<&'a RawValue>,
     batch_left: u32,
     accepted_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retries: Option<u64>,
 }
 
 fn write_line(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
@@ -155,6 +157,7 @@ fn write_line(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
         body,
         batch_left: record.batch_left,
         accepted_at,
+        retries: record.retries.map(Sequence::get),
     };
     // A body may span lines; a line of the export may not.
     let text = serde_json::to_string(&line)?.replace(['\n', '\r'], " ");

@@ -6,11 +6,13 @@
 //! |-------------|------------------------|--------------------------------------------------------------|
 //! | length      | varint                 | bytes that follow                                            |
 //! | flags       | u8                     | bits 0-1: set, delete, append; bit 2: has an origin;         |
-//! |             |                        | bits 3 and 4 are kept for request id and callback            |
+//! |             |                        | bits 3 and 4 are kept for request id and callback;           |
+//! |             |                        | bit 5: retries a failed save                                 |
 //! | lane        | varint                 |                                                              |
 //! | batch left  | varint                 | saves of the same atomic batch that follow                   |
 //! | accepted at | varint                 | milliseconds since 1970                                      |
 //! | origin      | 16 bytes, varint       | stream id, offset; if flagged                                |
+//! | retries     | varint                 | sequence of the failed save; if flagged                      |
 //! | collection  | varint, bytes          | UTF-8                                                        |
 //! | key         | varint, bytes          | as [`Key::as_bytes`]                                         |
 //! | body        | the rest               | JSON; none for a delete                                      |
@@ -26,6 +28,7 @@ const SET: u8 = 0;
 const DELETE: u8 = 1;
 const APPEND: u8 = 2;
 const ORIGIN: u8 = 1 << 2;
+const RETRIES: u8 = 1 << 5;
 
 /// A save as the journal holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct Record {
     pub origin: Option<StreamOrigin>,
     /// When the front door took it, to the millisecond.
     pub accepted_at: SystemTime,
+    /// The failed save that it saves again.
+    pub retries: Option<Sequence>,
 }
 
 /// A record and its number.
@@ -88,7 +93,7 @@ pub(super) fn encode(save: &Save, collection: &str, out: &mut Vec<u8>) {
 }
 
 const VARINT_BYTES_MAX: usize = 10;
-const HEAD_BYTES_MAX: usize = 1 + 4 * VARINT_BYTES_MAX + 16;
+const HEAD_BYTES_MAX: usize = 1 + 5 * VARINT_BYTES_MAX + 16;
 
 /// Everything before the collection: of bounded size, so that the record's length is known before it is written.
 fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
@@ -98,13 +103,17 @@ fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
         Change::Append(_) => APPEND,
     };
     let mut cursor = Cursor { bytes: head, length: 0 };
-    cursor.push(&[kind | if save.origin.is_some() { ORIGIN } else { 0 }]);
+    let (origin, retries) = (save.origin.map_or(0, |_| ORIGIN), save.retries.map_or(0, |_| RETRIES));
+    cursor.push(&[kind | origin | retries]);
     cursor.varint(u64::from(save.lane.0));
     cursor.varint(u64::from(save.batch_left));
     cursor.varint(milliseconds(save.accepted_at));
     if let Some(origin) = &save.origin {
         cursor.push(&origin.stream_id);
         cursor.varint(origin.offset);
+    }
+    if let Some(failed) = save.retries {
+        cursor.varint(failed.get());
     }
     let Cursor { bytes, length } = cursor;
     &bytes[..length]
@@ -135,13 +144,14 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
     let length = take_length(bytes)?;
     let mut rest = take(bytes, length)?;
     let flags = take(&mut rest, 1)?[0];
-    if flags & !(KIND | ORIGIN) != 0 || flags & KIND > APPEND {
+    if flags & !(KIND | ORIGIN | RETRIES) != 0 || flags & KIND > APPEND {
         return Err(RecordError::Flags(flags));
     }
     let lane = take_varint(&mut rest)?.try_into().map_err(|_| RecordError::Number)?;
     let batch_left = take_varint(&mut rest)?.try_into().map_err(|_| RecordError::Number)?;
     let accepted_at = UNIX_EPOCH.checked_add(Duration::from_millis(take_varint(&mut rest)?)).ok_or(RecordError::Number)?;
     let origin = if flags & ORIGIN != 0 { Some(take_origin(&mut rest)?) } else { None };
+    let retries = if flags & RETRIES != 0 { Some(Sequence::from_u64(take_varint(&mut rest)?)) } else { None };
     let length = take_length(&mut rest)?;
     let collection = std::str::from_utf8(take(&mut rest, length)?).map_err(|_| RecordError::Text)?.to_owned();
     let length = take_length(&mut rest)?;
@@ -151,7 +161,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
         APPEND => Change::Append(take_body(rest)?),
         _ => Change::Delete,
     };
-    Ok(Record { lane: LaneId(lane), collection, key, change, batch_left, origin, accepted_at })
+    Ok(Record { lane: LaneId(lane), collection, key, change, batch_left, origin, accepted_at, retries })
 }
 
 /// The front door has checked the JSON, and the chunk's checksum says that these are its bytes.
@@ -228,6 +238,7 @@ mod tests {
             batch_left: u32,
             origin in prop::option::of(any::<([u8; 16], u64)>()),
             at in 0..1u64 << 45,
+            retries in prop::option::of(any::<u64>()),
         ) -> Save {
             Save {
                 lane: LaneId(lane),
@@ -238,6 +249,7 @@ mod tests {
                 batch_left,
                 origin: origin.map(|(stream_id, offset)| StreamOrigin { stream_id, offset }),
                 accepted_at: UNIX_EPOCH + Duration::from_millis(at),
+                retries: retries.map(Sequence::from_u64),
             }
         }
     }
@@ -251,8 +263,8 @@ mod tests {
             }
             let mut rest = &bytes[..];
             for (save, name) in saves {
-                let Save { lane, key, change, batch_left, origin, accepted_at, .. } = save;
-                let expected = Record { lane, collection: name, key, change, batch_left, origin, accepted_at };
+                let Save { lane, key, change, batch_left, origin, accepted_at, retries, .. } = save;
+                let expected = Record { lane, collection: name, key, change, batch_left, origin, accepted_at, retries };
                 prop_assert_eq!(decode(&mut rest), Ok(expected));
             }
             prop_assert!(rest.is_empty());

@@ -19,6 +19,7 @@ use crate::{
 
 mod catalog;
 mod connections;
+mod failed_saves;
 mod failures;
 mod positions;
 mod schema;
@@ -110,6 +111,7 @@ impl Lane<'_> {
             through: self.position.plus(entries.len() as u64),
             collections: Default::default(),
             saves: entries.len() as u64,
+            retries: Vec::new(),
             footprint: Default::default(),
             oldest_accepted_at: None,
         };
@@ -152,6 +154,7 @@ impl Lane<'_> {
             through: generation.through,
             generation: Some(&generation),
             failed: &[],
+            closes: &[],
             statement_rows,
         };
         let written = self.writer.apply(&work).await?;

@@ -114,18 +114,14 @@ impl Body {
     pub fn overlaid(&self, later: &Self) -> Self {
         let over = later.members();
         let kept = self.members().into_iter().filter(|member| over.iter().all(|other| other.name != member.name));
-        let mut text = Vec::with_capacity(self.0.len() + later.0.len());
-        text.push(b'{');
-        for member in kept.chain(over.iter().cloned()) {
-            if text.len() > 1 {
-                text.push(b',');
-            }
-            serde_json::to_writer(&mut text, &member.name).expect("a name is text");
-            text.push(b':');
-            text.extend_from_slice(member.value.as_bytes());
-        }
-        text.push(b'}');
-        Self(text.into_boxed_slice())
+        Self(object(kept.chain(over.iter().cloned())))
+    }
+
+    /// This body without these members.
+    #[must_use]
+    pub fn without(&self, names: &[String]) -> Self {
+        let kept = self.members().into_iter().filter(|member| names.iter().all(|name| *name != member.name));
+        Self(object(kept))
     }
 
     fn why(bytes: &[u8], error: &serde_json::Error) -> BodyError {
@@ -142,6 +138,20 @@ impl Body {
             Err(error) => BodyError::Json(error.to_string()),
         }
     }
+}
+
+fn object<'a>(members: impl Iterator<Item = Member<'a>>) -> Box<[u8]> {
+    let mut text = vec![b'{'];
+    for member in members {
+        if text.len() > 1 {
+            text.push(b',');
+        }
+        serde_json::to_writer(&mut text, &member.name).expect("a name is text");
+        text.push(b':');
+        text.extend_from_slice(member.value.as_bytes());
+    }
+    text.push(b'}');
+    text.into_boxed_slice()
 }
 
 /// A `\u0000` escape that is one: the backslash isn't itself escaped. (A raw NUL byte is no valid JSON.)
