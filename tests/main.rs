@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod failed_saves;
 mod kills;
 mod limits;
 mod outages;
