@@ -114,10 +114,21 @@ pub struct Generation {
     pub reaches: Arc<Reaches>,
     /// Saves folded in.
     pub saves: u64,
+    /// Which of them save a failed save again.
+    pub retries: Vec<Retry>,
     /// What it takes of the limits.
     pub footprint: Footprint,
     /// When its first save was accepted.
     pub oldest_accepted_at: Option<SystemTime>,
+}
+
+/// A failed save that is saved again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The failed save.
+    pub failed: Sequence,
+    /// The new one.
+    pub by: Sequence,
 }
 
 /// The backlog of one lane: generations that are sealed, oldest first, and the one in the making.

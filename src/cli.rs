@@ -17,8 +17,10 @@ mod check;
 mod daemon;
 mod demo;
 mod drain;
+mod failed;
 mod healthcheck;
 mod journal;
+mod limit;
 mod pause;
 mod resume;
 mod schema;
@@ -41,8 +43,10 @@ enum Command {
     Drain(drain::Arguments),
     Bench(bench::Arguments),
     Demo(demo::Arguments),
+    Failed(failed::Arguments),
     Healthcheck(healthcheck::Arguments),
     Journal(journal::Arguments),
+    Limit(limit::Arguments),
     Pause(pause::Arguments),
     Resume(resume::Arguments),
     Schema(schema::Arguments),
@@ -71,8 +75,10 @@ impl Cli {
             Command::Drain(arguments) => drain::run(&arguments),
             Command::Bench(arguments) => bench::run(arguments),
             Command::Demo(arguments) => demo::run(&arguments),
+            Command::Failed(arguments) => failed::run(&arguments),
             Command::Healthcheck(arguments) => healthcheck::run(&arguments),
             Command::Journal(arguments) => journal::run(&arguments),
+            Command::Limit(arguments) => limit::run(&arguments),
             Command::Pause(arguments) => pause::run(&arguments),
             Command::Resume(arguments) => resume::run(&arguments),
             Command::Schema(arguments) => schema::run(&arguments),

@@ -33,9 +33,11 @@ mod deadline;
 mod door;
 mod errors;
 mod events;
+mod failed;
 #[cfg(test)]
 mod fixtures;
 mod health;
+mod live;
 mod request_ids;
 mod save_service;
 mod show;
@@ -48,7 +50,7 @@ mod validate;
 mod violations;
 
 pub use append::{Append, AppendDone, AppendError};
-pub use control::{Control, FlushError};
+pub use control::{Control, FailedStanding, FlushError, SettleError};
 pub use events::{Events, Rpc};
 pub use health::Health;
 pub use request_ids::{RememberedId, RequestIds};

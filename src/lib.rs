@@ -24,7 +24,7 @@
 //! 4. [`drain`] seals what is folded as a generation and has it applied,
 //! 5. [`postgres`] applies it: one transaction with the lane's position in it.
 //!
-//! [`save`] is the vocabulary of all. [`daemon`] puts the stages together, starts and stops them; [`settings`], [`metrics`],
+//! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take. [`daemon`] puts the stages together, starts and stops them; [`settings`], [`metrics`],
 //! [`http`], [`logs`], [`status`] and [`exit`] are what an operator sees. [`client`] is the Rust client (a feature of its own, with
 //! [`proto`], the generated contract); [`sandbox`] is the private Postgres of [`dev`], [`demo`], [`bench`] and the tests.
 
@@ -46,6 +46,8 @@ pub mod dev;
 pub mod drain;
 #[cfg(feature = "daemon")]
 pub mod exit;
+#[cfg(feature = "daemon")]
+pub mod failed;
 #[cfg(feature = "daemon")]
 pub mod grpc;
 #[cfg(feature = "daemon")]

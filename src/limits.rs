@@ -32,6 +32,15 @@ pub struct Limit {
     used: AtomicU64,
 }
 
+/// Who takes room of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taker {
+    /// A client that saves.
+    Caller,
+    /// An operator who retries failed saves: never kept out by the flood of the others.
+    Operator,
+}
+
 /// A limit is met. `Display` says which, how full, and the setting to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {max} and {used} are in use")]
@@ -45,6 +54,9 @@ pub struct LimitReached {
 }
 
 impl Limit {
+    /// An operator may take one part in so many of a limit beyond it.
+    pub const RESERVE_PART: u64 = 16;
+
     /// A limit under the name of its setting.
     pub fn new(kind: LimitKind, name: &'static str, max: u64) -> Arc<Self> {
         Arc::new(Self { kind, name, max: AtomicU64::new(max), used: AtomicU64::new(0) })
@@ -101,9 +113,21 @@ impl Limit {
     /// # Errors
     /// [`LimitReached`] if there isn't as much; nothing is taken then.
     pub fn try_take(&self, amount: u64) -> Result<(), LimitReached> {
+        self.take_for(Taker::Caller, amount)
+    }
+
+    /// Takes room, of the reserve too if the taker may.
+    ///
+    /// # Errors
+    /// As [`Self::try_take`].
+    pub fn take_for(&self, taker: Taker, amount: u64) -> Result<(), LimitReached> {
         let max = self.max();
+        let most = match taker {
+            Taker::Caller => max,
+            Taker::Operator => max.saturating_add(max / Self::RESERVE_PART),
+        };
         let taken =
-            self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(amount).filter(|&after| after <= max));
+            self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(amount).filter(|&after| after <= most));
         taken.map(drop).map_err(|used| LimitReached { name: self.name, max, used })
     }
 
@@ -123,7 +147,15 @@ impl Limit {
     /// # Errors
     /// [`LimitReached`] if there isn't as much.
     pub fn permit(self: &Arc<Self>, amount: u64) -> Result<Permit, LimitReached> {
-        self.try_take(amount)?;
+        self.permit_for(Taker::Caller, amount)
+    }
+
+    /// Takes room for as long as the permit lives, of the reserve too if the taker may.
+    ///
+    /// # Errors
+    /// [`LimitReached`] if there isn't as much.
+    pub fn permit_for(self: &Arc<Self>, taker: Taker, amount: u64) -> Result<Permit, LimitReached> {
+        self.take_for(taker, amount)?;
         Ok(Permit { limit: Arc::clone(self), amount })
     }
 }
@@ -263,8 +295,8 @@ mod tests {
 
     #[test]
     fn every_count_and_size_of_the_settings_is_a_limit() {
-        // A part of a wait: nothing is used of it.
-        const KEEPALIVE: &str = "postgres.keepalive_count";
+        // A part of a wait, and how much of what is over is remembered: nothing is refused at either.
+        const NO_LIMITS: [&str; 2] = ["postgres.keepalive_count", "failed.closed_kept"];
         let limits = Limits::new(&Settings::default());
         let file: toml::Table = include_str!("../config/forebay.toml").parse().expect("TOML");
         let mut amounts = Vec::new();
@@ -276,10 +308,21 @@ mod tests {
                 }
             }
         }
-        amounts.retain(|name| name != KEEPALIVE);
+        amounts.retain(|name| !NO_LIMITS.contains(&name.as_str()));
         let mut known: Vec<_> = limits.all().map(Limit::name).collect();
         known.sort_unstable();
         amounts.sort_unstable();
         assert_eq!(known, amounts);
+    }
+
+    #[test]
+    fn an_operator_has_a_reserve_and_it_is_bounded() {
+        let limit = Limit::new(LimitKind::Amount, "test.limit", 32);
+        limit.try_take(32).expect("room");
+        assert!(limit.try_take(1).is_err());
+        limit.take_for(Taker::Operator, 2).expect("the reserve");
+        assert_eq!(limit.take_for(Taker::Operator, 1), Err(LimitReached { name: "test.limit", max: 32, used: 34 }));
+        limit.set_max(u64::MAX);
+        limit.take_for(Taker::Operator, u64::MAX - 34).expect("no overflow");
     }
 }

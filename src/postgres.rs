@@ -5,12 +5,17 @@
 //! last (P3), every row count is compared with what was sent (P6), and what COMMIT did is read back. Postgres never sees more
 //! connections than `lanes` + `postgres.readers` (P9).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{Pool, PoolError, Runtime, Timeouts};
 use uuid::Uuid;
 
-use crate::{collections::Collections, settings::PostgresSettings};
+use crate::{
+    collections::Collections,
+    failed::{FailedFilter, FailedPage, FailedQuery},
+    save::Sequence,
+    settings::PostgresSettings,
+};
 
 mod array;
 mod catalog;
@@ -34,7 +39,7 @@ mod statements;
 mod writer;
 
 pub use connect::UrlError;
-pub use failed_saves::{FailedSave, FailedSaveRow, SaveKind};
+pub use failed_saves::{FailedSave, list::OpenFailed};
 pub use failure::Failure;
 pub use lane_rows::{LaneChange, LaneRows, earlier_remedy};
 pub use position::PositionRow;
@@ -140,31 +145,73 @@ impl Postgres {
         Ok(missing)
     }
 
-    /// How many failed saves of this journal are open, by collection.
+    /// Every open failed save of this journal; none where there is no table yet.
     ///
     /// # Errors
     /// [`Failure`] of the connection or a statement.
-    pub async fn count_open_failed(&self, journal: Uuid) -> Result<BTreeMap<String, u64>, Failure> {
+    pub async fn open_failed(&self, journal: Uuid) -> Result<Vec<OpenFailed>, Failure> {
         let reading = Reading::begin(self.reader().await?, &self.session).await?;
-        let count = failed_saves::count_open(&reading, journal).await?;
-        reading.end().await?;
-        Ok(count)
+        match failed_saves::list::open(&reading, journal).await {
+            Err(failure) if is_missing(&failure) => Ok(Vec::new()),
+            Err(failure) => Err(failure),
+            Ok(open) => reading.end().await.map(|()| open),
+        }
     }
 
-    /// The newest open failed saves of this journal, newest first.
+    /// A page of the failed saves of this journal; none where there is no table yet.
     ///
     /// # Errors
     /// [`Failure`] of the connection or a statement.
-    pub async fn list_failed(&self, journal: Uuid, count_max: u32) -> Result<Vec<FailedSaveRow>, Failure> {
+    pub async fn list_failed(&self, journal: Uuid, query: &FailedQuery) -> Result<FailedPage, Failure> {
         let reading = Reading::begin(self.reader().await?, &self.session).await?;
-        let list = failed_saves::list(&reading, journal, count_max).await?;
-        reading.end().await?;
-        Ok(list)
+        match failed_saves::list::page(&reading, journal, query).await {
+            Err(failure) if is_missing(&failure) => Ok(FailedPage::default()),
+            Err(failure) => Err(failure),
+            Ok(page) => reading.end().await.map(|()| page),
+        }
+    }
+
+    /// Gives up a chunk of the open failed saves that the filter chooses, but none of `except`: number and collection of each.
+    /// Empty: there are no more.
+    ///
+    /// # Errors
+    /// [`Failure`]; after a lost connection they may be closed.
+    pub async fn discard_failed(
+        &self,
+        journal: Uuid,
+        filter: &FailedFilter,
+        except: &[Sequence],
+        reason: &str,
+    ) -> Result<Vec<(Sequence, String)>, Failure> {
+        match failed_saves::care::discard(self.reader().await?, &self.session, journal, filter, except, reason).await {
+            Err(failure) if is_missing(&failure) => Ok(Vec::new()),
+            discarded => discarded,
+        }
+    }
+
+    /// Removes closed failed saves beyond the newest `kept` by sequence, and notes the horizon with them. Gives how many.
+    ///
+    /// # Errors
+    /// [`Failure`]; some may have been removed.
+    pub async fn forget_failed(&self, journal: Uuid, kept: u64) -> Result<u64, Failure> {
+        let mut sum = 0;
+        loop {
+            match failed_saves::care::forget(self.reader().await?, &self.session, journal, kept).await {
+                Err(failure) if is_missing(&failure) => return Ok(sum),
+                Ok(forgotten) if failed_saves::care::may_be_more(forgotten) => sum += forgotten,
+                ended => return ended.map(|forgotten| sum + forgotten),
+            }
+        }
     }
 
     async fn reader(&self) -> Result<Lease, Failure> {
         lease(&self.readers).await
     }
+}
+
+/// Nothing has been made in this database yet.
+fn is_missing(failure: &Failure) -> bool {
+    matches!(failure.sqlstate.as_deref(), Some("42P01" | "3F000"))
 }
 
 async fn lease(pool: &Pool) -> Result<Lease, Failure> {

@@ -150,11 +150,18 @@ pub struct Save {
     pub request_id: Option<Box<RequestId>>,
     /// When the front door took it, to the millisecond.
     pub accepted_at: SystemTime,
+    /// The failed save that this one saves again.
+    pub retries: Option<Sequence>,
 }
 
 impl Save {
     /// What a save takes of the backlog beside its key and body: the object, its place in the map, the allocations.
     pub const OVERHEAD_BYTES: u64 = 160;
+
+    /// Whether these saves repeat failed ones: an operator's, not a client's.
+    pub fn are_retries(saves: &[Self]) -> bool {
+        saves.iter().all(|save| save.retries.is_some())
+    }
 
     /// Bytes that this save may take of the backlog (`backlog.bytes_max` counts these).
     pub fn bytes(&self) -> u64 {

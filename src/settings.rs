@@ -222,6 +222,8 @@ pub enum SynchronousCommit {
 pub struct FailedSettings {
     /// Open rows of `forebay.failed_save`; at the limit the lane halts.
     pub saves_max: u64,
+    /// Closed rows that are kept, the newest by sequence; below them tickets can't be told.
+    pub closed_kept: u64,
 }
 
 /// Recognising retried saves.
@@ -294,6 +296,16 @@ impl Settings {
     /// Which tables are collections, with these lanes.
     pub fn collection_rules(&self, lanes: Lanes) -> CollectionRules {
         CollectionRules { schemas: self.postgres.schemas.clone(), named: self.collections.clone(), lanes }
+    }
+}
+
+impl Settings {
+    /// Whether a key that holds a count may hold this one: for limits that are changed while the daemon runs.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_number(name: &str, number: u64) -> Result<(), String> {
+        keys::check_number(name, number)
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::{limits::LimitKind, save::Sequence};
+use crate::{
+    failed::FailedRow,
+    limits::{Limit, LimitKind},
+    save::Sequence,
+};
 
 /// The whole status at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +34,7 @@ pub struct StatusSnapshot {
     /// How many failed saves are open.
     pub failed_saves: u64,
     /// The newest failed saves, at most [`StatusSnapshot::FAILED_SAVES_SHOWN`].
-    pub newest_failed_saves: Vec<FailedSaveStatus>,
+    pub newest_failed_saves: Vec<FailedRow>,
     /// How many tables may not be saved.
     pub refused_tables: u64,
 }
@@ -129,23 +133,8 @@ pub struct LimitStatus {
     pub used: u64,
 }
 
-/// A save that Postgres would not take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FailedSaveStatus {
-    /// Its sequence.
-    pub sequence: Sequence,
-    /// Its collection.
-    pub collection: String,
-    /// The parts of its key.
-    pub key: Vec<String>,
-    /// The five characters of the error.
-    pub sqlstate: String,
-    /// The constraint that refused it, if one did; else empty.
-    pub constraint: String,
-    /// What Postgres said, without row data.
-    pub message: String,
-    /// When it was accepted.
-    pub accepted_at: SystemTime,
-    /// When it failed.
-    pub failed_at: SystemTime,
+impl From<&Limit> for LimitStatus {
+    fn from(limit: &Limit) -> Self {
+        Self { kind: limit.kind(), name: limit.name(), max: limit.max(), used: limit.used() }
+    }
 }

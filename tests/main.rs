@@ -6,6 +6,7 @@ mod cuts;
 mod disks;
 mod equivalence;
 mod fail_stop;
+mod failed_saves;
 mod hosts;
 mod keys;
 mod kills;

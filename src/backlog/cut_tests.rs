@@ -215,6 +215,7 @@ impl Operation {
             adds: [].into(),
             version: None,
             request_id: None,
+            retries: None,
             batch_left: 0,
             origin: None,
             accepted_at: SystemTime::UNIX_EPOCH,

@@ -18,7 +18,7 @@
 
 use std::{collections::hash_map::Entry as Place, sync::Arc};
 
-use super::{AppendedRow, CollectionFold, Entry, Fold, Footprint, Generation, Object, Part, entry::Laid};
+use super::{AppendedRow, CollectionFold, Entry, Fold, Footprint, Generation, Object, Part, Retry, entry::Laid};
 use crate::{
     collections::Reaches,
     save::{Accepted, Added, Change, CollectionId, ColumnSet, Save, Sequence},
@@ -27,8 +27,8 @@ use crate::{
 impl Generation {
     /// A generation that holds nothing yet.
     pub fn empty(after: Sequence, reaches: Arc<Reaches>) -> Self {
-        let (parts, footprint) = (Vec::new(), Footprint::default());
-        Self { after, through: after, parts, reaches, saves: 0, footprint, oldest_accepted_at: None }
+        let (parts, retries, footprint) = (Vec::new(), Vec::new(), Footprint::default());
+        Self { after, through: after, parts, reaches, saves: 0, retries, footprint, oldest_accepted_at: None }
     }
 
     /// Folds saves, in sequence order, into one generation.
@@ -56,6 +56,7 @@ impl Generation {
         self.through = sequence;
         self.saves += 1;
         self.oldest_accepted_at.get_or_insert(save.accepted_at);
+        self.retries.extend(save.retries.map(|failed| Retry { failed, by: sequence }));
         let bytes = save.bytes();
         if self.parts.last().is_none_or(|part| part.ends_before(&save, &self.reaches)) {
             self.parts.push(Part::default());
@@ -85,6 +86,7 @@ impl Generation {
         }
         self.through = later.through;
         self.saves += later.saves;
+        self.retries.extend(later.retries);
         self.footprint.bytes = self.footprint.bytes + later.footprint.bytes - saved.bytes;
         self.footprint.objects = self.footprint.objects + later.footprint.objects - saved.objects;
         self.oldest_accepted_at = self.oldest_accepted_at.or(later.oldest_accepted_at);

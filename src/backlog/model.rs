@@ -158,6 +158,7 @@ pub(crate) fn save(key: u8, collection: CollectionId, change: Change) -> Save {
         origin: None,
         request_id: None,
         accepted_at,
+        retries: None,
     }
 }
 

@@ -30,13 +30,23 @@ impl DaemonArguments {
         act: &'static str,
         call: impl FnOnce(Client) -> F,
     ) -> Result<T, Failure> {
+        self.ask_within(CALL_TIMEOUT, act, call)
+    }
+
+    /// The same, each call of which may take so long.
+    pub(super) fn ask_within<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        call_timeout: Duration,
+        act: &'static str,
+        call: impl FnOnce(Client) -> F,
+    ) -> Result<T, Failure> {
         let target = match &self.target {
             Some(target) => target.clone(),
             None => reachable(self.settings.load()?.grpc.listen).to_string(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Internal, "start runtime")?;
         runtime.block_on(async {
-            let builder = Client::builder(&target).connect_timeout(CALL_TIMEOUT).call_timeout(CALL_TIMEOUT);
+            let builder = Client::builder(&target).connect_timeout(CALL_TIMEOUT).call_timeout(call_timeout);
             let client = builder.connect().await.or_exit(Exit::Unavailable, "connect to the daemon")?;
             call(client).await.map_err(|error| Failure { exit: exit_of(&error), error: anyhow::Error::new(error).context(act) })
         })

@@ -168,7 +168,7 @@ impl fmt::Display for Size {
 }
 
 /// The two largest units: `2 h 5 min`.
-struct Age(Duration);
+pub(super) struct Age(pub(super) Duration);
 
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

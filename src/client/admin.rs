@@ -49,4 +49,58 @@ impl Client {
             .await?;
         Ok(answer.lanes)
     }
+
+    /// Changes limits that are live, until the daemon's next start: all of them or none. Returns every limit as it is then.
+    ///
+    /// # Errors
+    /// See [`Error`]; a refusal lists what can't be changed.
+    pub async fn set_limits(&self, changes: &[(&str, u64)]) -> Result<Vec<proto::LimitStatus>, Error> {
+        let changes: Vec<_> = changes.iter().map(|&(name, max)| proto::LimitChange { name: name.to_owned(), max }).collect();
+        let answer = self
+            .call(Repeat::Always, |mut stub: AdminServiceClient<Channel>, deadline| {
+                let request = with_deadline(proto::SetLimitsRequest { changes: changes.clone() }, deadline);
+                async move { stub.set_limits(request).await }
+            })
+            .await?;
+        Ok(answer.limits)
+    }
+
+    /// A page of failed saves, oldest first.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list_failed_saves(&self, request: proto::ListFailedSavesRequest) -> Result<proto::ListFailedSavesResponse, Error> {
+        self.call(Repeat::Always, |mut stub: AdminServiceClient<Channel>, deadline| {
+            let request = with_deadline(request.clone(), deadline);
+            async move { stub.list_failed_saves(request).await }
+        })
+        .await
+    }
+
+    /// Saves a page of failed saves again, as new saves; the answer says which, and why not the others.
+    ///
+    /// # Errors
+    /// See [`Error`]. After [`Error::OutcomeUnknown`] call again: what is being retried is not retried twice.
+    pub async fn retry_failed_saves(&self, request: proto::RetryFailedSavesRequest) -> Result<proto::RetryFailedSavesResponse, Error> {
+        self.call(Repeat::IfNotTaken, |mut stub: AdminServiceClient<Channel>, deadline| {
+            let request = with_deadline(request.clone(), deadline);
+            async move { stub.retry_failed_saves(request).await }
+        })
+        .await
+    }
+
+    /// Gives failed saves up, for good.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn discard_failed_saves(
+        &self,
+        request: proto::DiscardFailedSavesRequest,
+    ) -> Result<proto::DiscardFailedSavesResponse, Error> {
+        self.call(Repeat::IfNotTaken, |mut stub: AdminServiceClient<Channel>, deadline| {
+            let request = with_deadline(request.clone(), deadline);
+            async move { stub.discard_failed_saves(request).await }
+        })
+        .await
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     journal::{Entry, Ledger, LedgerError},
     metrics::Metrics,
     postgres::{Failure, Postgres},
-    save::{Accepted, LaneId, Save},
+    save::{Accepted, CollectionId, LaneId, Save},
 };
 
 /// The collections of this daemon. Cheap to clone.
@@ -108,6 +108,18 @@ impl SharedCollections {
         &self.0.rules.lanes
     }
 
+    /// The number of a collection; one that the catalog doesn't have gets one too.
+    pub(super) fn number_name(&self, name: &str) -> CollectionId {
+        self.now().number(name).unwrap_or_else(|| {
+            let known = self.change(|before| {
+                let mut extended = before.clone();
+                extended.give_numbers(name, None);
+                extended
+            });
+            known.number(name).expect("the name was given a number")
+        })
+    }
+
     fn change(&self, make: impl FnOnce(&Collections) -> Collections) -> Arc<Collections> {
         let _held = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
         let made = Arc::new(make(&self.now()));
@@ -131,6 +143,7 @@ fn accepted(lane: LaneId, entry: Entry, Numbers { collection, columns, adds, ver
         origin: record.origin,
         request_id: record.request_id,
         accepted_at: record.accepted_at,
+        retries: record.retries,
     };
     Accepted { sequence: entry.sequence, save }
 }

@@ -7,14 +7,15 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use super::{catalog::SharedCollections, failed::FailedSaves};
 use crate::{
     backlog::Footprint,
     collections::Collections,
     drain::{LaneHandle, LaneState, NotFlushed},
-    grpc::{Control, FlushError},
+    failed::{FailedFilter, FailedPage, FailedQuery},
+    grpc::{Control, FailedStanding, FlushError, SettleError},
     journal::Monitor,
     limits::{Limit, Limits},
     postgres::Postgres,
@@ -36,6 +37,12 @@ pub(super) struct Controls {
 }
 
 impl Controls {
+    /// The rows of a fenced daemon are another's to care for.
+    fn not_fenced(&self) -> Result<(), String> {
+        let fenced = self.lanes.iter().any(|lane| matches!(*lane.state().borrow(), LaneState::Fenced { .. }));
+        if fenced { Err("another daemon has taken over".to_owned()) } else { Ok(()) }
+    }
+
     fn lanes<'a>(&'a self, ids: &'a [LaneId]) -> impl Iterator<Item = &'a LaneHandle> {
         self.lanes.iter().filter(|lane| ids.contains(&lane.id()))
     }
@@ -95,6 +102,45 @@ impl Control for Controls {
         resumed
     }
 
+    fn probe(&self) {
+        self.lanes.iter().for_each(LaneHandle::probe);
+    }
+
+    async fn list_failed(&self, query: &FailedQuery) -> Result<FailedPage, String> {
+        self.not_fenced()?;
+        self.failed.list(query).await.map_err(|failure| failure.to_string())
+    }
+
+    async fn settle_failed(&self) -> Result<(), SettleError> {
+        self.not_fenced().map_err(SettleError::Unavailable)?;
+        if !self.failed.is_counted(self.lanes.iter().map(LaneHandle::id)) {
+            let why = "the failed saves have not been counted since the start: the first contact is awaited";
+            return Err(SettleError::Unavailable(why.to_owned()));
+        }
+        for lane in &self.lanes {
+            let flushed = lane.flush(Some(self.failed.since(lane.id()))).await;
+            flushed.map_err(|why| SettleError::Lane(flush_error(lane, why)))?;
+        }
+        Ok(())
+    }
+
+    async fn failed_care(&self) -> OwnedMutexGuard<()> {
+        self.failed.care().await
+    }
+
+    fn failed_standings(&self, sequences: &[Sequence]) -> Vec<FailedStanding> {
+        let settled = self.lanes.iter().map(|lane| *lane.position().borrow()).min().unwrap_or_default();
+        self.failed.standings(sequences, settled)
+    }
+
+    async fn discard_failed(&self, filter: &FailedFilter, reason: &str) -> Result<Vec<Sequence>, String> {
+        self.not_fenced()?;
+        let discarded = self.failed.discard(filter, reason).await.map_err(|failure| failure.to_string())?;
+        // A lane may stand in front of a save that had no room to fail.
+        self.probe();
+        Ok(discarded)
+    }
+
     async fn status(&self) -> StatusSnapshot {
         let journal = self.journal.stats();
         let backlogs: Vec<_> = self.lanes.iter().map(|lane| lane.backlog().by_collection()).collect();
@@ -115,10 +161,7 @@ impl Control for Controls {
                 segments: journal.segments,
                 retained: journal.retained,
             },
-            limits: self
-                .limits()
-                .map(|limit| LimitStatus { kind: limit.kind(), name: limit.name(), max: limit.max(), used: limit.used() })
-                .collect(),
+            limits: self.limits().map(LimitStatus::from).collect(),
             failed_saves: self.limits.failed_saves.used(),
             newest_failed_saves: self.failed.newest().await,
             refused_tables: collections.refused().len() as u64,

@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{
     sync::oneshot,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -58,6 +58,7 @@ pub(super) struct Core {
     /// This start's token of each lane.
     owners: Vec<Uuid>,
     lanes: JoinSet<End>,
+    forgetting: AbortHandle,
     fatal: oneshot::Receiver<String>,
 }
 
@@ -107,7 +108,8 @@ impl Core {
         let backlogs = after.iter().map(|&after| LaneBacklog::new(objects_max, after, Arc::clone(&reaches), &limits));
         let backlogs = Backlogs::new(backlogs.collect());
         let (failed_journal, fatal) = oneshot::channel();
-        let journal = start_journal(opened, &limits, (&after, &backlogs), &observer, failed_journal)?;
+        let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
+        let journal = start_journal(opened, &limits, (&after, &backlogs, &failed), &observer, failed_journal)?;
         let monitor = journal.monitor();
         let retained = monitor.clone();
         let streams = Streams::new(Arc::clone(&limits.request_ids), move || retained.oldest());
@@ -116,7 +118,6 @@ impl Core {
         let request_ids = RequestIds::new(Arc::clone(&limits.request_ids), retention, move || retained.oldest());
         recovery::recover(&journal, &collections, &backlogs, (&streams, &request_ids), (&after, last)).await?;
 
-        let failed = FailedSaves::new(postgres.clone(), journal_id, Arc::clone(&limits.failed_saves));
         let handover = Handover::new(layout.clone(), postgres.clone(), ledger.clone(), journal_id, take_over);
         let maker = LaneMaker {
             settings,
@@ -136,6 +137,7 @@ impl Core {
         let mut lanes = JoinSet::new();
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
         let (handles, owners) = started_lanes.into_iter().unzip();
+        let forgetting = tokio::spawn(failed.clone().forget(settings.failed.closed_kept)).abort_handle();
         let controls = Controls {
             collections,
             postgres,
@@ -147,7 +149,19 @@ impl Core {
             started_at,
             failed,
         };
-        let core = Self { journal, controls: Arc::new(controls), streams, request_ids, limits, observer, started, owners, lanes, fatal };
+        let core = Self {
+            journal,
+            controls: Arc::new(controls),
+            streams,
+            request_ids,
+            limits,
+            observer,
+            started,
+            owners,
+            lanes,
+            forgetting,
+            fatal,
+        };
         Ok((core, other))
     }
 
@@ -212,6 +226,7 @@ impl Core {
 
     async fn end_lanes(&mut self, drain_until: Instant, deadline: Instant) {
         self.controls.lanes.iter().for_each(|lane| lane.stop(drain_until));
+        self.forgetting.abort();
         let ended = async { while self.lanes.join_next().await.is_some() {} };
         if tokio::time::timeout_at(deadline, ended).await.is_err() {
             tracing::warn!("a transaction did not end before stop.timeout: the next start finds out what became of it");
@@ -293,15 +308,15 @@ pub fn journal_failure(error: OpenError) -> Failure {
 fn start_journal(
     opened: Journal,
     limits: &Limits,
-    (after, backlogs): (&[Sequence], &Backlogs),
+    (after, backlogs, failed): (&[Sequence], &Backlogs, &FailedSaves),
     observer: &Observer,
-    failed: oneshot::Sender<String>,
+    fatal: oneshot::Sender<String>,
 ) -> Result<Running, Failure> {
-    let (backlogs, metrics) = (backlogs.clone(), observer.0.clone());
+    let (backlogs, failed, metrics) = (backlogs.clone(), failed.clone(), observer.0.clone());
     let events = journal::Events {
-        offer: Box::new(move |group| backlogs.offer(group)),
+        offer: Box::new(move |group| failed.hand_on(group, |group| backlogs.offer(group))),
         on_group: Box::new(move |group| metrics.group_synced(u64::from(group.saves), group.sync)),
-        on_fatal: Box::new(move |reason| drop(failed.send(reason))),
+        on_fatal: Box::new(move |reason| drop(fatal.send(reason))),
     };
     opened.start(limits, after, events).or_exit(Exit::JournalIo, "start the journal")
 }

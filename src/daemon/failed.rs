@@ -1,4 +1,7 @@
-//! Failed saves as status shows them: asked of Postgres, remembered for when it is away.
+//! Failed saves: the rows in Postgres, what is kept in mind of the open ones, and who takes care of the closed ones.
+//!
+//! A lane counts its rows with every connection; from then on its transactions say what is added and closed. Whoever closes
+//! rows or saves them again from outside holds [`FailedSaves::care`], so that nobody does so twice.
 
 use std::{
     collections::BTreeMap,
@@ -6,80 +9,232 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::{Notify, OwnedMutexGuard};
 use uuid::Uuid;
 
+use super::catalog::SharedCollections;
 use crate::{
+    backlog::{Generation, Retry},
+    drain::LaneBacklog,
+    failed::{Close, FailedFilter, FailedPage, FailedQuery, FailedRow, FailedState},
+    grpc::FailedStanding,
     limits::Limit,
-    postgres::{FailedSaveRow, Failure, Postgres},
-    status::{FailedSaveStatus, StatusSnapshot},
+    postgres::{Failure, OpenFailed, Postgres},
+    save::{Accepted, CollectionId, Key, LaneId, Sequence},
+    status::StatusSnapshot,
 };
 
-/// The open failed saves of this journal. Cheap to clone.
+mod index;
+
+use self::index::{Index, Row};
+
+/// The failed saves of this journal. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct FailedSaves {
+pub(super) struct FailedSaves(Arc<Shared>);
+
+struct Shared {
     postgres: Postgres,
     journal: Uuid,
+    collections: SharedCollections,
     /// `failed.saves_max`: what is in use is how many are open.
     limit: Arc<Limit>,
-    newest: Arc<Mutex<Vec<FailedSaveStatus>>>,
-    open: Arc<Mutex<BTreeMap<String, u64>>>,
+    open: Mutex<Open>,
+    newest: Mutex<Vec<FailedRow>>,
+    care: Arc<tokio::sync::Mutex<()>>,
+    /// Some were closed.
+    closed: Notify,
+}
+
+#[derive(Default)]
+struct Open {
+    index: Index,
+    /// Lanes whose rows were counted in this run, and up to where saves had been handed on to them then.
+    counted: BTreeMap<LaneId, Sequence>,
 }
 
 /// A status is asked for now: what is remembered must do if Postgres takes longer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// From one look for closed rows beyond those that are kept to the next.
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
 impl FailedSaves {
-    pub(super) fn new(postgres: Postgres, journal: Uuid, limit: Arc<Limit>) -> Self {
-        Self { postgres, journal, limit, newest: Arc::default(), open: Arc::default() }
+    pub(super) fn new(postgres: Postgres, journal: Uuid, collections: SharedCollections, limit: Arc<Limit>) -> Self {
+        Self(Arc::new(Shared {
+            postgres,
+            journal,
+            collections,
+            limit,
+            open: Mutex::default(),
+            newest: Mutex::default(),
+            care: Arc::default(),
+            closed: Notify::new(),
+        }))
     }
 
-    /// Counts them. From then on the lanes count.
-    pub(super) async fn count(&self) -> Result<u64, Failure> {
-        let open = match self.postgres.count_open_failed(self.journal).await {
-            // A journal that has never settled a save has no table yet.
-            Err(failure) if matches!(failure.sqlstate.as_deref(), Some("42P01" | "3F000")) => BTreeMap::new(),
-            counted => counted?,
-        };
-        let count = open.values().sum();
-        *lock(&self.open) = open;
-        Ok(count)
+    /// Counts those of a lane. From then on its transactions count.
+    pub(super) async fn count(&self, lane: LaneId, backlog: &LaneBacklog) -> Result<(), Failure> {
+        // Nothing is closed from outside between reading the rows and taking them over.
+        let _care = self.care().await;
+        let rows = self.0.postgres.open_failed(self.0.journal).await?;
+        let rows = rows.into_iter().map(|row| self.row(row)).collect();
+        let mut open = self.open();
+        let collections = self.0.collections.now();
+        let through = backlog.through();
+        open.index.reload(|id| collections.get(id).lane == lane, rows, through);
+        open.counted.entry(lane).or_insert(through);
+        self.recount(&open);
+        self.0.closed.notify_one();
+        Ok(())
     }
 
-    /// Another one of this collection.
-    pub(super) fn add(&self, collection: &str) {
-        *lock(&self.open).entry(collection.to_owned()).or_default() += 1;
+    /// Whether the rows of every lane were counted in this run.
+    pub(super) fn is_counted(&self, mut lanes: impl Iterator<Item = LaneId>) -> bool {
+        let open = self.open();
+        lanes.all(|lane| open.counted.contains_key(&lane))
+    }
+
+    /// Looks at saves that the journal hands on, and offers them: for whoever counts rows meanwhile it is one act.
+    pub(super) fn hand_on(&self, group: Vec<Accepted>, offer: impl FnOnce(Vec<Accepted>)) {
+        let mut open = self.open();
+        group.iter().for_each(|accepted| open.index.see(accepted));
+        offer(group);
+    }
+
+    /// What a transaction that writes this generation closes.
+    pub(super) fn closes(&self, generation: &Generation) -> Vec<Close> {
+        self.open().index.closes(generation)
+    }
+
+    /// What a transaction that gives these saves up closes: what they saved again.
+    pub(super) fn closes_given_up(saves: &[Accepted]) -> Vec<Close> {
+        let retries = saves.iter().filter_map(|accepted| Some(Retry { failed: accepted.save.retries?, by: accepted.sequence }));
+        retries.map(index::retried).collect()
+    }
+
+    /// A transaction of a lane was committed: these saves failed, those are closed.
+    pub(super) fn settled(&self, failed: &[Accepted], closes: &[Close], backlog: &LaneBacklog) {
+        if failed.is_empty() && closes.is_empty() {
+            return;
+        }
+        let mut open = self.open();
+        closes.iter().for_each(|close| open.index.remove(close.sequence));
+        for Accepted { sequence, save } in failed {
+            open.index.add(Row { sequence: *sequence, collection: save.collection, key: save.key.clone() }, backlog.through());
+        }
+        self.recount(&open);
+        if !closes.is_empty() {
+            self.0.closed.notify_one();
+        }
     }
 
     /// How many are open, by collection.
-    pub(super) fn open(&self) -> BTreeMap<String, u64> {
-        lock(&self.open).clone()
+    pub(super) fn counts(&self) -> Vec<(CollectionId, u64)> {
+        self.open().index.counts()
     }
 
-    /// The newest, newest first.
-    pub(super) async fn newest(&self) -> Vec<FailedSaveStatus> {
-        let asked = self.postgres.list_failed(self.journal, StatusSnapshot::FAILED_SAVES_SHOWN as u32);
-        let asked = if self.limit.used() == 0 { Ok(Ok(Vec::new())) } else { tokio::time::timeout(ASK_TIMEOUT, asked).await };
-        let mut newest = lock(&self.newest);
-        if let Ok(Ok(rows)) = asked {
-            *newest = rows.into_iter().map(shown).collect();
+    /// The newest open ones, newest first.
+    pub(super) async fn newest(&self) -> Vec<FailedRow> {
+        let query = FailedQuery {
+            filter: FailedFilter { states: vec![FailedState::Open], ..FailedFilter::default() },
+            after: Sequence::ZERO,
+            newest_first: true,
+            bodies: false,
+            rows_max: StatusSnapshot::FAILED_SAVES_SHOWN as u32,
+            bytes_max: u64::MAX,
+        };
+        let asked = tokio::time::timeout(ASK_TIMEOUT, self.list(&query));
+        let asked = if self.0.limit.used() == 0 { Ok(Ok(FailedPage::default())) } else { asked.await };
+        let mut newest = lock(&self.0.newest);
+        if let Ok(Ok(page)) = asked {
+            *newest = page.rows;
         }
         newest.clone()
+    }
+
+    /// A page of them.
+    pub(super) async fn list(&self, query: &FailedQuery) -> Result<FailedPage, Failure> {
+        self.0.postgres.list_failed(self.0.journal, query).await
+    }
+
+    /// Whoever holds it is the only one who closes rows or saves them again from outside.
+    pub(super) async fn care(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.0.care).lock_owned().await
+    }
+
+    /// How each stands to what was accepted after it; every lane has come to `settled`.
+    pub(super) fn standings(&self, sequences: &[Sequence], settled: Sequence) -> Vec<FailedStanding> {
+        let mut open = self.open();
+        open.index.settled(settled);
+        sequences.iter().map(|&sequence| open.index.standing(sequence)).collect()
+    }
+
+    /// Up to where a lane must have come for the standings of its rows to be the whole truth.
+    pub(super) fn since(&self, lane: LaneId) -> Sequence {
+        let open = self.open();
+        // After the rows: it knows the number of every collection in them.
+        let collections = self.0.collections.now();
+        // Retries that were recovered were never seen: at least what was handed on before the first count is waited for.
+        let recovered = open.counted.get(&lane).copied().unwrap_or_default();
+        open.index.since(|id| collections.get(id).lane == lane).max(recovered)
+    }
+
+    /// Gives open ones up, but none that is being retried; gives their numbers.
+    pub(super) async fn discard(&self, filter: &FailedFilter, reason: &str) -> Result<Vec<Sequence>, Failure> {
+        let mut discarded = Vec::new();
+        loop {
+            let _care = self.care().await;
+            let retrying = self.open().index.retrying();
+            let chunk = self.0.postgres.discard_failed(self.0.journal, filter, &retrying, reason).await?;
+            if chunk.is_empty() {
+                return Ok(discarded);
+            }
+            tell_discarded(&chunk, reason);
+            let mut open = self.open();
+            chunk.iter().for_each(|(sequence, _)| open.index.remove(*sequence));
+            self.recount(&open);
+            discarded.extend(chunk.into_iter().map(|(sequence, _)| sequence));
+            self.0.closed.notify_one();
+        }
+    }
+
+    /// Removes closed rows beyond the newest `kept`, after some were closed. Never ends.
+    pub(super) async fn forget(self, kept: u64) {
+        loop {
+            self.0.closed.notified().await;
+            match self.0.postgres.forget_failed(self.0.journal, kept).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, kept, "forgot closed failed saves: the oldest beyond failed.closed_kept"),
+                Err(error) => tracing::debug!(%error, "closed failed saves can't be forgotten now"),
+            }
+            tokio::time::sleep(FORGET_INTERVAL).await;
+        }
+    }
+
+    fn row(&self, row: OpenFailed) -> Row {
+        let collection = self.0.collections.number_name(&row.collection);
+        // Longer parts are none of ours, and no save can name them.
+        let fits = row.key.iter().all(|part| part.len() <= Key::PART_BYTES_MAX);
+        let key = if fits { Key::from_parts(row.key.iter().map(String::as_str)) } else { Key::none() };
+        Row { sequence: row.sequence, collection, key }
+    }
+
+    fn recount(&self, open: &Open) {
+        self.0.limit.set_used(open.index.len());
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        lock(&self.0.open)
+    }
+}
+
+fn tell_discarded(discarded: &[(Sequence, String)], reason: &str) {
+    let mut names: Vec<_> = discarded.iter().map(|(_, collection)| collection.as_str()).collect();
+    names.sort_unstable();
+    for alike in names.chunk_by(|a, b| a == b) {
+        tracing::info!(collection = alike[0], count = alike.len(), reason, "failed saves discarded");
     }
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn shown(row: FailedSaveRow) -> FailedSaveStatus {
-    FailedSaveStatus {
-        sequence: row.sequence,
-        collection: row.collection,
-        key: row.key,
-        sqlstate: row.sqlstate.unwrap_or_default(),
-        constraint: row.constraint.unwrap_or_default(),
-        message: row.message,
-        accepted_at: row.accepted_at,
-        failed_at: row.failed_at,
-    }
 }

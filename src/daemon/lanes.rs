@@ -73,7 +73,7 @@ impl LaneMaker<'_> {
             name: Arc::clone(&name),
             window: self.settings.lanes.get(&*name).map_or_else(Default::default, |lane| lane.window),
             drain: self.settings.drain.clone(),
-            backlog,
+            backlog: backlog.clone(),
             failed_saves: Arc::clone(&self.limits.failed_saves),
             target: LaneTarget {
                 postgres: self.postgres.clone(),
@@ -84,6 +84,7 @@ impl LaneMaker<'_> {
                 journal: self.journal,
                 lane: Arc::clone(&name),
                 lane_id: id,
+                backlog,
                 owner,
                 writer: None,
                 met: false,

@@ -126,7 +126,7 @@ fn label(rpc: grpc::Rpc) -> Rpc {
 /// What a scrape finds.
 pub(super) fn observation(controls: &Arc<Controls>, health: &Health) -> Observation {
     let journal = controls.journal.stats();
-    let (known, mut collections) = (controls.collections.now(), Vec::new());
+    let mut collections = Vec::new();
     for lane in &controls.lanes {
         for (id, footprint) in lane.backlog().by_collection() {
             let collection = at(&mut collections, id);
@@ -134,10 +134,8 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health) -> Observat
             collection.backlog_bytes += footprint.bytes;
         }
     }
-    for (name, count) in controls.failed.open() {
-        if let Some(id) = known.number(&name) {
-            at(&mut collections, id).failed_saves = count;
-        }
+    for (id, count) in controls.failed.counts() {
+        at(&mut collections, id).failed_saves = count;
     }
     let lanes = controls.lanes.iter().map(|lane| {
         let seen = lane.status();

@@ -15,9 +15,10 @@ use super::{
 };
 use crate::{
     collections::{Across, Collections, Reaches},
-    drain::{Target, What, Work},
+    drain::{LaneBacklog, Target, What, Work},
+    failed::SaveKind,
     limits::Limit,
-    postgres::{self, Action, ApplyError, FailedSave, Failure, PositionRow, Postgres, SaveKind, Writer, Written},
+    postgres::{self, Action, ApplyError, FailedSave, Failure, PositionRow, Postgres, Writer, Written},
     save::{Accepted, Body, Change, LaneId, Sequence},
 };
 
@@ -33,6 +34,7 @@ pub(super) struct LaneTarget {
     pub(super) journal: Uuid,
     pub(super) lane: Arc<str>,
     pub(super) lane_id: LaneId,
+    pub(super) backlog: LaneBacklog,
     /// This start's token.
     pub(super) owner: Uuid,
     pub(super) writer: Option<Writer>,
@@ -94,8 +96,8 @@ impl Target for LaneTarget {
         Ok(row)
     }
 
-    async fn count_failed(&mut self) -> Result<u64, Failure> {
-        self.failed.count().await
+    async fn count_failed(&mut self) -> Result<(), Failure> {
+        self.failed.count(self.lane_id, &self.backlog).await
     }
 
     async fn claim(&mut self, read: Option<PositionRow>) -> Result<(), ApplyError> {
@@ -126,9 +128,11 @@ impl Target for LaneTarget {
             What::Generation(generation) => (Some(generation), &[], Vec::new()),
             What::Failed(saves, why) => (None, saves, saves.iter().map(|save| failed_save(save, why, &collections)).collect()),
         };
+        let closes = generation.map_or_else(|| FailedSaves::closes_given_up(given_up), |generation| self.failed.closes(generation));
         let Work { after, through, .. } = work;
         let statement_rows = usize::try_from(work.statement_rows).unwrap_or(usize::MAX);
-        let work = postgres::Work { collections: &collections, after, through, generation, failed: &failed, statement_rows };
+        let work =
+            postgres::Work { collections: &collections, after, through, generation, failed: &failed, closes: &closes, statement_rows };
         // Never over a new connection: the position row is read first.
         let mut writer = self.take_writer().ok_or_else(gone)?;
         let began = Instant::now();
@@ -136,7 +140,7 @@ impl Target for LaneTarget {
         self.writer = Some(writer);
         self.observer.transaction_ended(self.lane_id, &applied, began.elapsed());
         if let Ok(written) = &applied {
-            failed.iter().for_each(|save| self.failed.add(&save.collection));
+            self.failed.settled(given_up, &closes, &self.backlog);
             self.observer.settled(generation, given_up, written);
             self.statement_rows.saw(written.statement_rows);
         }
@@ -176,6 +180,7 @@ fn failed_save(accepted: &Accepted, why: &Failure, collections: &Collections) ->
         sqlstate: why.sqlstate.as_deref().map(str::to_owned),
         constraint: why.constraint.as_deref().map(str::to_owned),
         message: why.message.to_string(),
+        detail: why.detail.as_deref().map(str::to_owned),
         accepted_at: save.accepted_at,
     }
 }

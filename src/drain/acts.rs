@@ -69,9 +69,8 @@ impl<T: Target, L: Log> Lane<T, L> {
             self.plan.row_noted();
         }
         // Counted again with every connection: they are rows, and may have gone back in time or been taken care of in SQL.
-        match self.target.count_failed().await {
-            Ok(count) => self.failed_saves.set_used(count),
-            Err(failure) => return self.contact_failed((&failure).into(), &failure),
+        if let Err(failure) = self.target.count_failed().await {
+            return self.contact_failed((&failure).into(), &failure);
         }
         if self.plan.asks_before_rewriting(position) {
             return self.stand_before(&went_back(self.plan.position(), position));
@@ -161,7 +160,10 @@ impl<T: Target, L: Log> Lane<T, L> {
         match room_for(&self.failed_saves, saves.len() as u64) {
             Ok(()) => self.plan.condemn(saves),
             Err(reached) => {
-                self.cannot_prepare(&halting(reached.to_string(), "take care of the rows of forebay.failed_save, or raise the limit"));
+                self.cannot_prepare(&halting(
+                    reached.to_string(),
+                    "raise it (`forebay limit failed.saves_max COUNT`), or give failed saves up (`forebay failed discard`)",
+                ));
             }
         }
         Ok(())
@@ -187,7 +189,6 @@ impl<T: Target, L: Log> Lane<T, L> {
         match self.target.apply(self.plan.work()).await {
             Ok(written) => {
                 let (settled, over) = self.plan.applied();
-                self.failed_saves.take_anyway(settled.failed_saves());
                 self.record(settled, &written, began.elapsed());
                 self.go_on(over);
                 self.publish();

@@ -174,6 +174,11 @@ impl LaneHandle {
         });
     }
 
+    /// Something has changed: a lane that is halted or waits to try again tries at once.
+    pub fn probe(&self) {
+        self.0.control.send_modify(|control| control.probes += 1);
+    }
+
     /// Ends the lane: it goes on until nothing waits or until `deadline`, and ends at once if Postgres is away or the lane
     /// is paused or halted. The journal keeps what is left.
     pub fn stop(&self, deadline: Instant) {

@@ -208,16 +208,6 @@ pub(super) struct Settled {
     _bounds: Vec<Bound>,
 }
 
-impl Settled {
-    /// How many saves became failed saves.
-    pub(super) fn failed_saves(&self) -> u64 {
-        match self.hand.as_ref().map(|hand| &hand.work) {
-            Some(HandWork::Failed { saves, .. }) => saves.len() as u64,
-            Some(HandWork::Generation { .. }) | None => 0,
-        }
-    }
-}
-
 impl Plan {
     pub(super) fn new(ownership: Ownership, settings: DrainSettings, window: Duration, position: Sequence) -> Self {
         Self {

@@ -129,6 +129,7 @@ mod tests {
             origin: None,
             request_id: None,
             accepted_at: SystemTime::UNIX_EPOCH,
+            retries: None,
         }
     }
 

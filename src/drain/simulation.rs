@@ -67,7 +67,7 @@ impl Life {
             name: "default".into(),
             window,
             drain: DrainSettings { generation_objects_max, ..drain },
-            target: world.target(ownership.owner),
+            target: world.target(ownership.owner, Arc::clone(&limits.failed_saves)),
             ownership,
             backlog,
             failed_saves: Arc::clone(&limits.failed_saves),

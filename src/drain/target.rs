@@ -19,8 +19,8 @@ pub trait Target: Send {
     /// Reads the position row, over a new connection if there is none.
     fn contact(&mut self) -> impl Future<Output = Result<Option<PositionRow>, Failure>> + Send;
 
-    /// How many failed saves are open.
-    fn count_failed(&mut self) -> impl Future<Output = Result<u64, Failure>> + Send;
+    /// Counts the open failed saves: they are what is in use of `failed.saves_max`. From then on [`Self::apply`] keeps count.
+    fn count_failed(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Writes this daemon's token into the position row if the row is still as it was read; if there was none, inserts one
     /// at zero. What came of it is read afterwards.

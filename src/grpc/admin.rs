@@ -1,11 +1,11 @@
-//! `AdminService`: GetStatus, Pause, Resume.
+//! `AdminService`: GetStatus, Pause, Resume, SetLimits, and what is done about failed saves.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
-use super::{door::Door, errors, show};
+use super::{deadline::Deadline, door::Door, errors, show};
 use crate::{proto::*, save::LaneId};
 
 pub(super) struct AdminService(pub(super) Arc<Door>);
@@ -51,20 +51,32 @@ impl admin_service_server::AdminService for AdminService {
         Ok(Response::new(ResumeResponse { lanes }))
     }
 
-    async fn set_limits(&self, _: Request<SetLimitsRequest>) -> Result<Response<SetLimitsResponse>, Status> {
-        Err(errors::not_implemented("AdminService.SetLimits"))
+    async fn set_limits(&self, request: Request<SetLimitsRequest>) -> Result<Response<SetLimitsResponse>, Status> {
+        self.0.set_limits(&request.into_inner().changes).map(Response::new)
     }
 
-    async fn list_failed_saves(&self, _: Request<ListFailedSavesRequest>) -> Result<Response<ListFailedSavesResponse>, Status> {
-        Err(errors::not_implemented("AdminService.ListFailedSaves"))
+    async fn list_failed_saves(&self, request: Request<ListFailedSavesRequest>) -> Result<Response<ListFailedSavesResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        self.0.check_phase()?;
+        let _permit = self.0.limits.awaiting_calls.permit(1).map_err(errors::limit_reached)?;
+        deadline.wait(self.0.list_failed(request.into_inner())).await.map(Response::new)
     }
 
-    async fn retry_failed_saves(&self, _: Request<RetryFailedSavesRequest>) -> Result<Response<RetryFailedSavesResponse>, Status> {
-        Err(errors::not_implemented("AdminService.RetryFailedSaves"))
+    async fn retry_failed_saves(&self, request: Request<RetryFailedSavesRequest>) -> Result<Response<RetryFailedSavesResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        self.0.check_phase()?;
+        let _permit = self.0.limits.awaiting_calls.permit(1).map_err(errors::limit_reached)?;
+        deadline.wait(self.0.retry_failed(request.into_inner())).await.map(Response::new)
     }
 
-    async fn discard_failed_saves(&self, _: Request<DiscardFailedSavesRequest>) -> Result<Response<DiscardFailedSavesResponse>, Status> {
-        Err(errors::not_implemented("AdminService.DiscardFailedSaves"))
+    async fn discard_failed_saves(
+        &self,
+        request: Request<DiscardFailedSavesRequest>,
+    ) -> Result<Response<DiscardFailedSavesResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        self.0.check_phase()?;
+        let _permit = self.0.limits.awaiting_calls.permit(1).map_err(errors::limit_reached)?;
+        deadline.wait(self.0.discard_failed(request.into_inner())).await.map(Response::new)
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {

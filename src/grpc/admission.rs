@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     collections::Collections,
-    limits::{LimitReached, Limits, Permit},
+    limits::{LimitReached, Limits, Permit, Taker},
     save::{Save, Sequence},
 };
 
@@ -30,8 +30,9 @@ pub(super) struct Room {
 impl Room {
     /// Takes what these saves may need: every save counts as an object until folding shows otherwise.
     pub(super) fn take(limits: &Limits, saves: &[Save]) -> Result<Self, LimitReached> {
-        let objects = limits.backlog_objects.permit(saves.len() as u64)?;
-        let bytes = limits.backlog_bytes.permit(saves.iter().map(Save::bytes).sum())?;
+        let taker = if Save::are_retries(saves) { Taker::Operator } else { Taker::Caller };
+        let objects = limits.backlog_objects.permit_for(taker, saves.len() as u64)?;
+        let bytes = limits.backlog_bytes.permit_for(taker, saves.iter().map(Save::bytes).sum())?;
         Ok(Self { bytes, objects })
     }
 

@@ -5,8 +5,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::sync::OwnedMutexGuard;
+
 use crate::{
     collections::Collections,
+    failed::{FailedFilter, FailedPage, FailedQuery},
     save::{LaneId, Sequence},
     status::StatusSnapshot,
 };
@@ -34,8 +37,58 @@ pub trait Control: Send + Sync + 'static {
     /// stand in front of becomes failed saves.
     async fn resume(&self, lanes: &[LaneId], fail: bool) -> Vec<LaneId>;
 
+    /// Lets lanes that are halted or wait to try again try at once.
+    fn probe(&self);
+
+    /// A page of failed saves.
+    ///
+    /// # Errors
+    /// Postgres can't be asked, and why.
+    async fn list_failed(&self, query: &FailedQuery) -> Result<FailedPage, String>;
+
+    /// Waits until everything that had been accepted when the failed saves became known has its outcome: then
+    /// [`Self::failed_standings`] tells the whole truth.
+    ///
+    /// # Errors
+    /// At once, if that can't be.
+    async fn settle_failed(&self) -> Result<(), SettleError>;
+
+    /// To be held from reading failed saves to the end of saving them again, so that nobody closes them or saves them twice.
+    async fn failed_care(&self) -> OwnedMutexGuard<()>;
+
+    /// How failed saves stand to what was accepted after them.
+    fn failed_standings(&self, sequences: &[Sequence]) -> Vec<FailedStanding>;
+
+    /// Gives up the open failed saves that the filter chooses, but none that is being retried; gives their numbers.
+    ///
+    /// # Errors
+    /// Postgres can't be asked, and why; some may have been given up.
+    async fn discard_failed(&self, filter: &FailedFilter, reason: &str) -> Result<Vec<Sequence>, String>;
+
     /// How the daemon stands.
     async fn status(&self) -> StatusSnapshot;
+}
+
+/// How a failed save stands to what was accepted after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailedStanding {
+    /// It is not open.
+    Closed,
+    /// Its object has not been saved since.
+    Open,
+    /// Its object has.
+    SavedSince,
+    /// Its retry is accepted and not in Postgres yet.
+    Retrying,
+}
+
+/// Why it can't be told how failed saves stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettleError {
+    /// A lane can't get there by itself.
+    Lane(FlushError),
+    /// Postgres has not been asked in this run.
+    Unavailable(String),
 }
 
 /// Why a flush can't succeed.

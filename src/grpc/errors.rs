@@ -118,6 +118,12 @@ pub(super) fn stopping() -> Status {
     retryable(Code::Unavailable, "the daemon stops", info(reason, []), reason, RESTART_RETRY)
 }
 
+/// Certainly not done: only Postgres knows, and it can't be asked.
+pub(super) fn postgres_unavailable(why: String) -> Status {
+    let reason = ErrorReason::PostgresUnavailable;
+    retryable(Code::Unavailable, format!("postgres can't be asked: {why}"), info(reason, []), reason, LIMIT_RETRY)
+}
+
 /// The journal failed: accepted or not, nobody knows before the restart (P8).
 pub(super) fn outcome_unknown() -> Status {
     let reason = ErrorReason::OutcomeUnknown;

@@ -260,7 +260,7 @@ impl Door {
         if violations.is_empty() { Ok(lanes) } else { Err(errors::invalid_fields(violations)) }
     }
 
-    fn flush_status(&self, error: FlushError) -> Status {
+    pub(super) fn flush_status(&self, error: FlushError) -> Status {
         match error {
             FlushError::Paused { lane, reason } => {
                 let lane = self.lane_name(lane);

@@ -7,9 +7,10 @@ use uuid::Uuid;
 use super::ticket::Ticket;
 use crate::{
     collections::{Collection, Collections, Column, Mode},
+    failed::{FailedRow, FailedState, SaveKind},
     limits::LimitKind,
     proto,
-    status::{FailedSaveStatus, LaneState, LaneStatus, LimitStatus, StatusSnapshot},
+    status::{LaneState, LaneStatus, LimitStatus, StatusSnapshot},
 };
 
 pub(super) fn collections(collections: &Collections, lanes: &[String]) -> proto::ListCollectionsResponse {
@@ -113,7 +114,7 @@ fn lane_state(state: LaneState) -> proto::LaneState {
     }
 }
 
-fn limit(shown: LimitStatus) -> proto::LimitStatus {
+pub(super) fn limit(shown: LimitStatus) -> proto::LimitStatus {
     let kind = match shown.kind {
         LimitKind::Amount => proto::LimitKind::Amount,
         LimitKind::Size => proto::LimitKind::Size,
@@ -122,15 +123,45 @@ fn limit(shown: LimitStatus) -> proto::LimitStatus {
     proto::LimitStatus { name: shown.name.to_owned(), max: shown.max, used: shown.used, kind: kind.into() }
 }
 
-fn failed_save(shown: FailedSaveStatus, journal: Uuid) -> proto::FailedSave {
+pub(super) fn failed_save(shown: FailedRow, journal: Uuid) -> proto::FailedSave {
+    let state = failed_state(shown.state()).into();
+    let FailedRow { sequence, collection, key, kind, body, added, sqlstate, constraint, message, detail, accepted_at, failed_at, closed } =
+        shown;
+    let (sqlstate, constraint) = (sqlstate.unwrap_or_default(), constraint.unwrap_or_default());
+    let close_ticket = closed.as_ref().and_then(|closed| closed.by).map(|by| Ticket::new(journal, by).to_string());
     proto::FailedSave {
-        ticket: Ticket::new(journal, shown.sequence).to_string(),
-        sequence: shown.sequence.get(),
-        collection: shown.collection,
-        key: shown.key,
-        failure: Some(proto::Failure { sqlstate: shown.sqlstate, constraint: shown.constraint, message: shown.message }),
-        accept_time: Some(shown.accepted_at.into()),
-        fail_time: Some(shown.failed_at.into()),
+        ticket: Ticket::new(journal, sequence).to_string(),
+        sequence: sequence.get(),
+        collection,
+        key,
+        failure: Some(proto::Failure { sqlstate, constraint, message }),
+        accept_time: Some(accepted_at.into()),
+        fail_time: Some(failed_at.into()),
+        kind: save_kind(kind).into(),
+        state,
+        close_time: closed.as_ref().map(|closed| closed.at.into()),
+        close_ticket: close_ticket.unwrap_or_default(),
+        discard_reason: closed.and_then(|closed| closed.note).unwrap_or_default(),
+        json: body.unwrap_or_default().into_bytes(),
+        detail: detail.unwrap_or_default(),
+        add: added,
+    }
+}
+
+fn failed_state(state: FailedState) -> proto::FailedSaveState {
+    match state {
+        FailedState::Open => proto::FailedSaveState::Open,
+        FailedState::Retried => proto::FailedSaveState::Retried,
+        FailedState::Discarded => proto::FailedSaveState::Discarded,
+        FailedState::Overtaken => proto::FailedSaveState::Overtaken,
+    }
+}
+
+fn save_kind(kind: SaveKind) -> proto::SaveKind {
+    match kind {
+        SaveKind::Set => proto::SaveKind::Set,
+        SaveKind::Delete => proto::SaveKind::Delete,
+        SaveKind::Append => proto::SaveKind::Append,
     }
 }
 

@@ -67,8 +67,20 @@ pub(super) fn validate(
         Some(ProtoChange::Delete(_)) => check.delete(collection, &save.key, &save.add)?,
         None => return check.refuse("change", || "is empty: set `json` or `delete`".to_owned()),
     };
-    let (lane, collection) = (collection.lane, collection.id);
-    let save = Save { lane, collection, key, change, columns, adds, version, batch_left: 0, origin: None, request_id: None, accepted_at };
+    let save = Save {
+        lane: collection.lane,
+        collection: collection.id,
+        key,
+        change,
+        columns,
+        adds,
+        version,
+        batch_left: 0,
+        origin: None,
+        request_id: None,
+        accepted_at,
+        retries: None,
+    };
     (findings.violations.total() == before).then_some(save)
 }
 

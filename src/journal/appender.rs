@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     collections::Collections,
-    limits::LimitReached,
+    limits::{LimitReached, Taker},
     save::{Save, Sequence},
 };
 
@@ -143,7 +143,8 @@ impl Appender {
             record::encode(save, &collections.get(save.collection).name, &mut records);
         }
         let (bytes, charge) = (records.len() as u64, records.len() as u64 + APPEND_OVERHEAD_BYTES);
-        if let Err(reached) = self.take_room(bytes, charge) {
+        let taker = if Save::are_retries(&saves) { Taker::Operator } else { Taker::Caller };
+        if let Err(reached) = self.take_room(taker, bytes, charge) {
             return Err((reached.into(), done));
         }
         let sent = self.shared.inbox.send(Request::Append(Append { records, saves, charge, done }));
@@ -156,8 +157,9 @@ impl Appender {
         })
     }
 
-    fn take_room(&self, bytes: u64, charge: u64) -> Result<(), LimitReached> {
-        self.shared.limits.journal_bytes.try_take(charge)?;
-        self.shared.limits.journal_inbox_bytes.try_take(bytes).inspect_err(|_| self.shared.limits.journal_bytes.give_back(charge))
+    fn take_room(&self, taker: Taker, bytes: u64, charge: u64) -> Result<(), LimitReached> {
+        let limits = &self.shared.limits;
+        limits.journal_bytes.take_for(taker, charge)?;
+        limits.journal_inbox_bytes.take_for(taker, bytes).inspect_err(|_| limits.journal_bytes.give_back(charge))
     }
 }

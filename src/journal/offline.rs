@@ -140,6 +140,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
     accepted_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retries: Option<u64>,
 }
 
 fn write_line(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
@@ -163,6 +165,7 @@ fn write_line(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
         batch_left: record.batch_left,
         request_id: record.request_id.as_deref().map(|request| &*request.id),
         accepted_at,
+        retries: record.retries.map(Sequence::get),
     };
     // A body may span lines; a line of the export may not.
     let text = serde_json::to_string(&line)?.replace(['\n', '\r'], " ");

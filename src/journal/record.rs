@@ -7,12 +7,14 @@
 //! | length      | varint                 | bytes that follow                                            |
 //! | flags       | u8                     | bits 0-1: set, delete, append; bit 2: has an origin;         |
 //! |             |                        | bit 3: has a request id; bit 5: has adds;                    |
+//! |             |                        | bit 6: retries a failed save;                                |
 //! |             |                        | bit 4 is kept for the callback                               |
 //! | lane        | varint                 |                                                              |
 //! | batch left  | varint                 | saves of the same atomic batch that follow                   |
 //! | accepted at | varint                 | milliseconds since 1970                                      |
 //! | origin      | 16 bytes, varint       | stream id, offset; if flagged                                |
 //! | adds        | varint                 | so many first members of the body are added; if flagged      |
+//! | retries     | varint                 | sequence of the failed save; if flagged                      |
 //! | request id  | varint, bytes,         | UTF-8; the fingerprint of the whole call; if flagged         |
 //! |             | 16 bytes               |                                                              |
 //! | collection  | varint, bytes          | UTF-8                                                        |
@@ -32,6 +34,7 @@ const APPEND: u8 = 2;
 const ORIGIN: u8 = 1 << 2;
 const REQUEST_ID: u8 = 1 << 3;
 const ADDS: u8 = 1 << 5;
+const RETRIES: u8 = 1 << 6;
 
 /// A save as the journal holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub struct Record {
     pub request_id: Option<Box<RequestId>>,
     /// When the front door took it, to the millisecond.
     pub accepted_at: SystemTime,
+    /// The failed save that it saves again.
+    pub retries: Option<Sequence>,
 }
 
 /// A record and its number.
@@ -105,7 +110,7 @@ pub(super) fn encode(save: &Save, collection: &str, out: &mut Vec<u8>) {
 }
 
 const VARINT_BYTES_MAX: usize = 10;
-const HEAD_BYTES_MAX: usize = 1 + 5 * VARINT_BYTES_MAX + 16;
+const HEAD_BYTES_MAX: usize = 1 + 6 * VARINT_BYTES_MAX + 16;
 
 /// Everything before the request id: of bounded size, so that the record's length is known before it is written.
 fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
@@ -116,8 +121,9 @@ fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
     };
     let mut cursor = Cursor { bytes: head, length: 0 };
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-    let request_id = flag(save.request_id.is_some(), REQUEST_ID);
-    cursor.push(&[kind | flag(save.origin.is_some(), ORIGIN) | request_id | flag(!save.adds.is_empty(), ADDS)]);
+    let (origin, request_id) = (flag(save.origin.is_some(), ORIGIN), flag(save.request_id.is_some(), REQUEST_ID));
+    let (adds, retries) = (flag(!save.adds.is_empty(), ADDS), flag(save.retries.is_some(), RETRIES));
+    cursor.push(&[kind | origin | request_id | adds | retries]);
     cursor.varint(u64::from(save.lane.0));
     cursor.varint(u64::from(save.batch_left));
     cursor.varint(milliseconds(save.accepted_at));
@@ -127,6 +133,9 @@ fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
     }
     if !save.adds.is_empty() {
         cursor.varint(save.adds.len() as u64);
+    }
+    if let Some(failed) = save.retries {
+        cursor.varint(failed.get());
     }
     let Cursor { bytes, length } = cursor;
     &bytes[..length]
@@ -157,7 +166,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
     let length = take_length(bytes)?;
     let mut rest = take(bytes, length)?;
     let flags = take(&mut rest, 1)?[0];
-    if flags & !(KIND | ORIGIN | REQUEST_ID | ADDS) != 0 || flags & KIND > APPEND {
+    if flags & !(KIND | ORIGIN | REQUEST_ID | ADDS | RETRIES) != 0 || flags & KIND > APPEND {
         return Err(RecordError::Flags(flags));
     }
     let lane = take_varint(&mut rest)?.try_into().map_err(|_| RecordError::Number)?;
@@ -165,6 +174,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
     let accepted_at = UNIX_EPOCH.checked_add(Duration::from_millis(take_varint(&mut rest)?)).ok_or(RecordError::Number)?;
     let origin = if flags & ORIGIN != 0 { Some(take_origin(&mut rest)?) } else { None };
     let adds = if flags & ADDS != 0 { take_length(&mut rest)? } else { 0 };
+    let retries = if flags & RETRIES != 0 { Some(Sequence::from_u64(take_varint(&mut rest)?)) } else { None };
     let request_id = if flags & REQUEST_ID != 0 { Some(take_request_id(&mut rest)?.into()) } else { None };
     let length = take_length(&mut rest)?;
     let collection = std::str::from_utf8(take(&mut rest, length)?).map_err(|_| RecordError::Text)?.to_owned();
@@ -175,7 +185,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
         APPEND => Change::Append(take_body(rest)?),
         _ => Change::Delete,
     };
-    Ok(Record { lane: LaneId(lane), collection, key, change, adds, batch_left, origin, request_id, accepted_at })
+    Ok(Record { lane: LaneId(lane), collection, key, change, adds, batch_left, origin, request_id, accepted_at, retries })
 }
 
 /// The front door has checked the JSON, and the chunk's checksum says that these are its bytes.
@@ -261,6 +271,7 @@ mod tests {
             origin in prop::option::of(any::<([u8; 16], u64)>()),
             request_id in prop::option::of(("\\PC{0,80}", any::<[u8; 16]>())),
             at in 0..1u64 << 45,
+            retries in prop::option::of(any::<u64>()),
         ) -> Save {
             Save {
                 lane: LaneId(lane),
@@ -274,6 +285,7 @@ mod tests {
                 origin: origin.map(|(stream_id, offset)| StreamOrigin { stream_id, offset }),
                 request_id: request_id.map(|(id, fingerprint)| RequestId { id: id.into(), fingerprint }.into()),
                 accepted_at: UNIX_EPOCH + Duration::from_millis(at),
+                retries: retries.map(Sequence::from_u64),
             }
         }
     }
@@ -287,8 +299,9 @@ mod tests {
             }
             let mut rest = &bytes[..];
             for (save, name) in saves {
-                let Save { lane, key, change, adds, batch_left, origin, request_id, accepted_at, .. } = save;
-                let expected = Record { lane, collection: name, key, change, adds: adds.len(), batch_left, origin, request_id, accepted_at };
+                let Save { lane, key, change, adds, batch_left, origin, request_id, accepted_at, retries, .. } = save;
+                let adds = adds.len();
+                let expected = Record { lane, collection: name, key, change, adds, batch_left, origin, request_id, accepted_at, retries };
                 prop_assert_eq!(decode(&mut rest), Ok(expected));
             }
             prop_assert!(rest.is_empty());
@@ -327,6 +340,7 @@ mod tests {
             origin: None,
             request_id: Some(request_id.into()),
             accepted_at: UNIX_EPOCH + Duration::from_millis(300),
+            retries: None,
         };
         let mut bytes = Vec::new();
         encode(&save, "t", &mut bytes);

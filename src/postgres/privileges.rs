@@ -55,15 +55,18 @@ async fn texts(reading: &Reading, query: &str, lists: &[&Vec<String>]) -> Result
     reading.rows(query, &params).await?.iter().map(|row| get(row, 0)).collect()
 }
 
-/// Our own two tables, once they are there.
+/// Our own three tables, once they are there.
 async fn own_tables(reading: &Reading) -> Result<Vec<String>, Failure> {
     let query = "select quote_ident(current_user), \
         has_schema_privilege(n.oid, 'usage'), \
         coalesce(bool_and(has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert') and has_table_privilege(c.oid, 'update')) \
             filter (where c.relname = 'lane_position'), true), \
         coalesce(bool_and(has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert') and has_table_privilege(c.oid, 'update') \
-            and has_table_privilege(c.oid, 'delete')) filter (where c.relname = 'failed_save'), true) \
-        from pg_namespace n left join pg_class c on c.relnamespace = n.oid and c.relname in ('lane_position', 'failed_save') \
+            and has_table_privilege(c.oid, 'delete')) filter (where c.relname = 'failed_save'), true), \
+        coalesce(bool_and(has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert') and has_table_privilege(c.oid, 'update')) \
+            filter (where c.relname = 'failed_horizon'), true) \
+        from pg_namespace n left join pg_class c on c.relnamespace = n.oid \
+            and c.relname in ('lane_position', 'failed_save', 'failed_horizon') \
         where n.nspname = 'forebay' group by n.oid";
     let rows = reading.rows(query, &[]).await?;
     let Some(row) = rows.first() else { return Ok(Vec::new()) };

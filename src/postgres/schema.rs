@@ -1,4 +1,4 @@
-//! The schema `forebay`: two tables, made by the daemon or, from `forebay schema`, by a DBA.
+//! The schema `forebay`: three tables, made by the daemon or, from `forebay schema`, by a DBA.
 
 use super::{
     Action, Failure,
@@ -34,18 +34,31 @@ create table forebay.failed_save (
     sqlstate text,
     constraint_name text,
     message text not null,
+    detail text,
     accepted_at timestamptz not null,
     failed_at timestamptz not null default now(),
     closed_at timestamptz,
-    closed_reason text,
-    primary key (journal_id, sequence)
+    closed_reason text check (closed_reason in ('retried', 'discarded', 'overtaken')),
+    closed_by int8,
+    closed_note text,
+    primary key (journal_id, sequence),
+    check ((closed_at is null) = (closed_reason is null))
 );
 create index failed_save_open on forebay.failed_save (journal_id, sequence) where closed_at is null;
-comment on table forebay.failed_save is 'Forebay: saves that were accepted and that Postgres would not take, with the reason. Open while closed_at is null.';";
+create index failed_save_closed on forebay.failed_save (journal_id, sequence) where closed_at is not null;
+comment on table forebay.failed_save is 'Forebay: saves that were accepted and that Postgres would not take, with the reason. Open while closed_at is null; closed_by is the save that retried or overtook it, closed_note why it was discarded.';";
+
+/// Without it, a ticket whose row was removed would look persisted.
+const FAILED_HORIZON: &str = "\
+create table forebay.failed_horizon (
+    journal_id uuid primary key,
+    through int8 not null
+);
+comment on table forebay.failed_horizon is 'Forebay: up to which save (through) closed rows of failed_save may have been removed. Never change it by hand.';";
 
 /// What a DBA runs once, in one transaction.
 pub fn schema_sql() -> String {
-    format!("{SCHEMA}\n\n{LANE_POSITION}\n\n{FAILED_SAVE}\n")
+    format!("{SCHEMA}\n\n{LANE_POSITION}\n\n{FAILED_SAVE}\n\n{FAILED_HORIZON}\n")
 }
 
 /// Any number will do; it keeps two daemons that start at once from making the schema twice.
@@ -81,11 +94,12 @@ async fn make(lease: &Lease, session: &Session) -> Result<(), Failure> {
 /// The statements whose work isn't there yet. Names are looked up in the catalog itself: it needs no privilege.
 async fn missing(lease: &Lease, session: &Session) -> Result<Vec<&'static str>, Failure> {
     let query = "select exists (select from pg_namespace where nspname = 'forebay'), \
-                 exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'forebay' and c.relname = 'lane_position'), \
-                 exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'forebay' and c.relname = 'failed_save')";
+                 bool_or(c.relname = 'lane_position') is true, bool_or(c.relname = 'failed_save') is true, \
+                 bool_or(c.relname = 'failed_horizon') is true \
+                 from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'forebay'";
     let row = within(session.call_timeout(), "look for the schema forebay", lease.query_typed_one(query, &[])).await?;
     let mut missing = Vec::new();
-    for (n, statement) in [SCHEMA, LANE_POSITION, FAILED_SAVE].into_iter().enumerate() {
+    for (n, statement) in [SCHEMA, LANE_POSITION, FAILED_SAVE, FAILED_HORIZON].into_iter().enumerate() {
         if !super::reading::get::<bool>(&row, n)? {
             missing.push(statement);
         }
@@ -103,10 +117,11 @@ fn explain(failure: Failure, server: &Server) -> Failure {
 }
 
 /// What a role needs of the schema, once it is there.
-pub(super) fn grants(role: &str) -> [String; 3] {
+pub(super) fn grants(role: &str) -> [String; 4] {
     [
         format!("grant usage on schema forebay to {role}"),
         format!("grant select, insert, update on forebay.lane_position to {role}"),
         format!("grant select, insert, update, delete on forebay.failed_save to {role}"),
+        format!("grant select, insert, update on forebay.failed_horizon to {role}"),
     ]
 }

@@ -20,6 +20,7 @@ use crate::{
 mod adding;
 mod catalog;
 mod connections;
+mod failed_saves;
 mod failures;
 mod fake;
 mod judgement;
@@ -119,6 +120,7 @@ impl Lane<'_> {
             parts: vec![Default::default()],
             reaches: Default::default(),
             saves: entries.len() as u64,
+            retries: Vec::new(),
             footprint: Default::default(),
             oldest_accepted_at: None,
         };
@@ -161,6 +163,7 @@ impl Lane<'_> {
             through: generation.through,
             generation: Some(&generation),
             failed: &[],
+            closes: &[],
             statement_rows,
         };
         let written = self.writer.apply(&work).await?;
@@ -202,6 +205,7 @@ impl Lane<'_> {
             batch_left: 0,
             origin: None,
             request_id: None,
+            retries: None,
             accepted_at: SystemTime::UNIX_EPOCH,
         }
     }
@@ -212,7 +216,15 @@ impl Lane<'_> {
         let accepted = (1..).zip(saves).map(|(n, save)| Accepted { sequence: after.plus(n), save });
         let generation = Generation::fold(after, Arc::default(), accepted);
         let through = generation.through;
-        let work = Work { collections: &self.collections, after, through, generation: Some(&generation), failed: &[], statement_rows: 3 };
+        let work = Work {
+            collections: &self.collections,
+            after,
+            through,
+            generation: Some(&generation),
+            failed: &[],
+            closes: &[],
+            statement_rows: 3,
+        };
         let written = self.writer.apply(&work).await?;
         self.position = through;
         Ok(written)

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     backlog::Generation,
     collections::Collections,
+    failed::Close,
     save::{CollectionId, Sequence},
 };
 
@@ -37,6 +38,8 @@ pub struct Work<'a> {
     pub generation: Option<&'a Generation>,
     /// Saves at or below `through` that are given up.
     pub failed: &'a [FailedSave],
+    /// Failed saves that are retried or overtaken by this transaction.
+    pub closes: &'a [Close],
     /// Rows of one statement.
     pub statement_rows: usize,
 }
@@ -231,6 +234,9 @@ impl Writer {
         for saves in work.failed.chunks(work.statement_rows.max(1)) {
             self.send_failed(&mut flight, saves, &mut written).await?;
         }
+        for closes in work.closes.chunks(work.statement_rows.max(1)) {
+            self.send_closes(&mut flight, closes, &mut written).await?;
+        }
         if let Some(generation) = work.generation {
             let (arrays, tables) = fingerprint::expected(work.collections, generation);
             let params = arrays.into_iter().map(array).collect();
@@ -274,6 +280,14 @@ impl Writer {
         make_room(flight, bytes, written).await?;
         let meaning = Meaning::Own { table: "failed_save", rows: i64::try_from(saves.len()).expect("a short list") };
         flight.send_typed(meaning, failed_saves::INSERT, bytes, params).await;
+        Ok(())
+    }
+
+    async fn send_closes<'c>(&self, flight: &mut Flight<'c, Meaning>, closes: &[Close], written: &mut Written) -> Result<(), ApplyError> {
+        let mut params = vec![text(self.lane.journal.clone())];
+        params.extend(failed_saves::close_arrays(closes).into_iter().map(array));
+        make_room(flight, 0, written).await?;
+        flight.send_typed(Meaning::Done, failed_saves::CLOSE, 0, params).await;
         Ok(())
     }
 

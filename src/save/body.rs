@@ -134,6 +134,13 @@ impl Body {
         Self(text.into_boxed_slice())
     }
 
+    /// This body without these members.
+    #[must_use]
+    pub fn without(&self, names: &[String]) -> Self {
+        let kept = self.members().into_iter().filter(|member| names.iter().all(|name| *name != member.name));
+        Self::of_members(self.0.len(), kept.map(|member| (member.name, member.value)))
+    }
+
     fn why(bytes: &[u8], error: &serde_json::Error) -> BodyError {
         let kind = match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
             Some(b'[') => "an array",

@@ -73,7 +73,7 @@ impl Default for Settings {
                 keepalive_count: 3,
                 tcp_user_timeout: seconds(15),
             },
-            failed: FailedSettings { saves_max: 100_000 },
+            failed: FailedSettings { saves_max: 100_000, closed_kept: 1_000_000 },
             request_ids: RequestIdSettings { count_max: 1_000_000, retention: seconds(600) },
             stop: StopSettings { drain_timeout: seconds(10), timeout: seconds(25) },
             log: LogSettings { level: "info".to_owned(), format: None },

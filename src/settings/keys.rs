@@ -108,6 +108,7 @@ pub(super) const KEYS: &[Key] = keys! {
     postgres.keepalive_count: Count(1..=100);
     postgres.tcp_user_timeout: Time(SECOND..=HOUR);
     failed.saves_max: Count(1..=100_000_000);
+    failed.closed_kept: Count(0..=1_000_000_000);
     request_ids.count_max: Count(1..=100_000_000);
     request_ids.retention: Time(SECOND..=30 * DAY);
     stop.drain_timeout: Time(Duration::ZERO..=DAY);
@@ -134,6 +135,13 @@ const SYNCHRONOUS_COMMIT: [(&str, SynchronousCommit); 4] = [
 const ON_REWIND: [(&str, OnRewind); 2] = [("reapply", OnRewind::Reapply), ("halt", OnRewind::Halt)];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const MODES: [(&str, Mode); 2] = [("upsert", Mode::Upsert), ("append", Mode::Append)];
+
+/// Whether a key that holds a count may hold this one.
+pub(super) fn check_number(name: &str, number: u64) -> Result<(), String> {
+    let key = KEYS.iter().find(|key| key.name == name).ok_or_else(|| format!("there is no setting {name}"))?;
+    let number = i64::try_from(number).map_err(|_| format!("{number} is too large"))?;
+    (key.set)(&mut Settings::default(), &Raw::Integer(number))
+}
 
 /// The section of `section.key`.
 pub(super) fn section_of(name: &str) -> &str {

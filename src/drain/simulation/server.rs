@@ -13,6 +13,7 @@ use crate::{
     backlog::{Generation, model::Model},
     collections::Reaches,
     drain::{Target, What, Work},
+    limits::Limit,
     postgres::{Action, ApplyError, Failure, PositionRow, Written},
     save::{Accepted, Sequence},
 };
@@ -150,13 +151,15 @@ fn lost() -> Failure {
 pub(super) struct FakePostgres {
     world: World,
     owner: Uuid,
+    /// `failed.saves_max`
+    failed_saves: Arc<Limit>,
     /// The epoch in which it was made.
     connected: Option<u64>,
 }
 
 impl FakePostgres {
-    pub(super) fn new(world: World, owner: Uuid) -> Self {
-        Self { world, owner, connected: None }
+    pub(super) fn new(world: World, owner: Uuid, failed_saves: Arc<Limit>) -> Self {
+        Self { world, owner, failed_saves, connected: None }
     }
 
     /// The way to the server, which takes its time.
@@ -230,10 +233,11 @@ impl Target for FakePostgres {
         if self.in_trouble() { Err(lost()) } else { Ok(self.world.lock().server.row) }
     }
 
-    async fn count_failed(&mut self) -> Result<u64, Failure> {
+    async fn count_failed(&mut self) -> Result<(), Failure> {
         self.check_connection()?;
         let server = &self.world.lock().server;
-        Ok(server.failed.len() as u64 - server.closed_failed)
+        self.failed_saves.set_used(server.failed.len() as u64 - server.closed_failed);
+        Ok(())
     }
 
     async fn claim(&mut self, from: Option<PositionRow>) -> Result<(), ApplyError> {
@@ -281,6 +285,9 @@ impl Target for FakePostgres {
             return Err(self.fail(transaction).await);
         }
         let written = self.commit(&transaction)?;
+        if let Owned::Failed(saves) = &transaction.what {
+            self.failed_saves.take_anyway(saves.len() as u64);
+        }
         if self.world.lock().server.doubts { Err(doubt()) } else { Ok(written) }
     }
 

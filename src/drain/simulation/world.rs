@@ -15,6 +15,7 @@ use super::{
 use crate::{
     backlog::model::{COLUMNS, LOG, Model, ROWS, save},
     drain::Ownership,
+    limits::Limit,
     postgres::{Action, PositionRow},
     save::{Accepted, Body, Change, Save, Sequence},
 };
@@ -62,8 +63,8 @@ impl World {
         self.lock().chance.fork()
     }
 
-    pub(super) fn target(&self, owner: Uuid) -> FakePostgres {
-        FakePostgres::new(self.clone(), owner)
+    pub(super) fn target(&self, owner: Uuid, failed_saves: Arc<Limit>) -> FakePostgres {
+        FakePostgres::new(self.clone(), owner, failed_saves)
     }
 
     pub(super) fn log(&self) -> FakeJournal {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{OwnedMutexGuard, mpsc, watch},
     task::JoinHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,9 +20,10 @@ use uuid::Uuid;
 
 use crate::{
     collections::{Catalog, Collections},
+    failed::{FailedFilter, FailedPage, FailedQuery, FailedRow},
     grpc::{
-        Append, AppendDone, AppendError, Control, Events, FlushError, Handles, Health, RequestIds, Streams, door::Door, fixtures,
-        save_service::SaveService, serve,
+        Append, AppendDone, AppendError, Control, Events, FailedStanding, FlushError, Handles, Health, RequestIds, SettleError, Streams,
+        door::Door, fixtures, save_service::SaveService, serve,
     },
     limits::Limits,
     proto::{
@@ -148,6 +149,12 @@ pub(super) struct FakeDaemon {
     /// What a flush answers; without it, it waits for ever.
     pub(super) flush: Mutex<Option<Result<Sequence, FlushError>>>,
     pub(super) paused: Mutex<Vec<(LaneId, String, Duration)>>,
+    /// What there is of failed saves, oldest first.
+    pub(super) failed: Mutex<Vec<FailedRow>>,
+    /// How each of them stands at the last moment.
+    pub(super) standing: Mutex<FailedStanding>,
+    pub(super) probes: Mutex<usize>,
+    care: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[tonic::async_trait]
@@ -182,6 +189,40 @@ impl Control for FakeDaemon {
         let resumed = lanes.iter().filter(|&&lane| paused.iter().any(|one| one.0 == lane)).copied().collect();
         paused.clear();
         resumed
+    }
+
+    fn probe(&self) {
+        *self.probes.lock().expect("no test panics under it") += 1;
+    }
+
+    async fn list_failed(&self, query: &FailedQuery) -> Result<FailedPage, String> {
+        let failed = self.failed.lock().expect("no test panics under it").clone();
+        let named = |row: &FailedRow| query.filter.sequences.as_ref().is_none_or(|named| named.contains(&row.sequence));
+        let in_state = |row: &FailedRow| query.filter.states.is_empty() || query.filter.states.contains(&row.state());
+        let mut rows: Vec<_> = failed.into_iter().filter(|row| row.sequence > query.after && named(row) && in_state(row)).collect();
+        let more = rows.len() > query.rows_max as usize;
+        rows.truncate(query.rows_max as usize);
+        Ok(FailedPage { rows, more })
+    }
+
+    async fn settle_failed(&self) -> Result<(), SettleError> {
+        let flush = self.flush.lock().expect("no test panics under it").clone();
+        flush
+            .map_or_else(|| Err(SettleError::Unavailable("not counted".to_owned())), |flushed| flushed.map(drop).map_err(SettleError::Lane))
+    }
+
+    async fn failed_care(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.care).lock_owned().await
+    }
+
+    fn failed_standings(&self, sequences: &[Sequence]) -> Vec<FailedStanding> {
+        vec![*self.standing.lock().expect("no test panics under it"); sequences.len()]
+    }
+
+    async fn discard_failed(&self, filter: &FailedFilter, _: &str) -> Result<Vec<Sequence>, String> {
+        let named = filter.sequences.clone().ok_or("postgres is away")?;
+        let known = self.failed.lock().expect("no test panics under it").clone();
+        Ok(named.into_iter().filter(|sequence| known.iter().any(|row| row.sequence == *sequence)).collect())
     }
 
     async fn status(&self) -> StatusSnapshot {
@@ -260,6 +301,10 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         readings: Mutex::new(0),
         flush: Mutex::new(None),
         paused: Mutex::new(Vec::new()),
+        failed: Mutex::new(Vec::new()),
+        standing: Mutex::new(FailedStanding::Open),
+        probes: Mutex::new(0),
+        care: Arc::default(),
     });
     let limits = Limits::new(&settings);
     let (health, stop) = (Health::default(), CancellationToken::new());

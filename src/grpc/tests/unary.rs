@@ -110,10 +110,6 @@ async fn rpcs_whose_time_has_not_come_are_named() {
         ("SaveService.Get", soon(saves.get(GetRequest::default())).await.err()),
         ("SaveService.Load", soon(saves.load(LoadRequest::default())).await.err()),
         ("AdminService.WatchStatus", soon(admin.watch_status(WatchStatusRequest::default())).await.err()),
-        ("AdminService.SetLimits", soon(admin.set_limits(SetLimitsRequest::default())).await.err()),
-        ("AdminService.ListFailedSaves", soon(admin.list_failed_saves(ListFailedSavesRequest::default())).await.err()),
-        ("AdminService.RetryFailedSaves", soon(admin.retry_failed_saves(RetryFailedSavesRequest::default())).await.err()),
-        ("AdminService.DiscardFailedSaves", soon(admin.discard_failed_saves(DiscardFailedSavesRequest::default())).await.err()),
         ("AdminService.Drain", soon(admin.drain(DrainRequest::default())).await.err()),
     ];
     for (name, status) in statuses {

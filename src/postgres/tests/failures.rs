@@ -66,69 +66,12 @@ async fn a_changed_schema_halts() {
         through: generation.through,
         generation: Some(&generation),
         failed: &[],
+        closes: &[],
         statement_rows: 1,
     };
     let Err(ApplyError::Failed(failure)) = lane.writer.apply(&work).await else { panic!("the table is gone") };
     assert_eq!((failure.action, failure.collection.as_deref()), (Action::Halt, Some("u")));
     assert!(lane.writer.is_usable());
-}
-
-#[tokio::test]
-async fn failed_saves_are_written_with_the_position_and_keep_every_digit() {
-    let fixture = Fixture::new("").await;
-    let mut lane = fixture.lane(&[]).await;
-    let body = r#"{"n": 1.50000000000000000000, "z": 1, "a": "\u00e9"}"#;
-    let set = FailedSave {
-        sequence: Sequence::from_u64(3),
-        collection: "player".to_owned(),
-        key: vec!["1".to_owned(), "it's, {\"x\"}".to_owned()],
-        kind: SaveKind::Set,
-        body: Some(body.to_owned()),
-        added: vec!["z".to_owned(), "a \"quoted\" one".to_owned()],
-        sqlstate: Some("23505".to_owned()),
-        constraint: Some("player_name_key".to_owned()),
-        message: "duplicate key".to_owned(),
-        accepted_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-    };
-    let delete = FailedSave {
-        sequence: Sequence::from_u64(4),
-        kind: SaveKind::Delete,
-        body: None,
-        added: Vec::new(),
-        sqlstate: None,
-        ..set.clone()
-    };
-    let append = FailedSave {
-        sequence: Sequence::from_u64(5),
-        kind: SaveKind::Append,
-        key: Vec::new(),
-        added: Vec::new(),
-        constraint: None,
-        ..set.clone()
-    };
-    let failed = [set, delete, append];
-    let through = Sequence::from_u64(5);
-    let work =
-        Work { collections: &lane.collections, after: Sequence::ZERO, through, generation: None, failed: &failed, statement_rows: 2 };
-    lane.writer.apply(&work).await.expect("applied");
-    assert_eq!(lane.position().await.map(|row| row.through), Some(through));
-    let columns = "sequence, lane, collection, key, kind, body, added, sqlstate, constraint_name, message, extract(epoch from accepted_at), closed_at";
-    let rows = fixture.rows(&format!("select {columns} from forebay.failed_save order by 1")).await;
-    let key = r#"{1,"it's, {\"x\"}"}"#;
-    let times = "1700000000.123000|NULL";
-    let added = r#"{z,"a \"quoted\" one"}"#;
-    let expected = [
-        format!("3|default|player|{key}|set|{body}|{added}|23505|player_name_key|duplicate key|{times}"),
-        format!("4|default|player|{key}|delete|NULL|{{}}|NULL|player_name_key|duplicate key|{times}"),
-        format!("5|default|player|{{}}|append|{body}|{{}}|23505|NULL|duplicate key|{times}"),
-    ];
-    assert_eq!(rows, expected);
-    let open = fixture.postgres.count_open_failed(lane.journal).await.expect("counts");
-    assert_eq!(open.values().sum::<u64>(), 3);
-    assert_eq!(fixture.postgres.count_open_failed(Uuid::new_v4()).await, Ok(BTreeMap::new()));
-    let newest = fixture.postgres.list_failed(lane.journal, 2).await.expect("a list");
-    assert_eq!(newest.iter().map(|row| row.sequence.get()).collect::<Vec<_>>(), [5, 4]);
-    assert_eq!((newest[1].key.len(), newest[1].kind.as_str(), newest[0].sqlstate.as_deref()), (2, "delete", Some("23505")));
 }
 
 #[tokio::test]
@@ -179,6 +122,7 @@ async fn a_session_that_ends_before_commit_has_committed_nothing_and_at_commit_i
         through: Sequence::from_u64(1),
         generation: None,
         failed: &[],
+        closes: &[],
         statement_rows: 1,
     };
     let Err(ApplyError::InDoubt(failure)) = writer.apply(&work).await else { panic!("the session is over") };

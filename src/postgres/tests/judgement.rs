@@ -97,6 +97,7 @@ impl Scripted {
             through: through.plus(1),
             parts: vec![Default::default()],
             reaches: Default::default(),
+            retries: Vec::new(),
             saves: 1,
             footprint: Default::default(),
             oldest_accepted_at: None,
@@ -110,6 +111,7 @@ impl Scripted {
             through: generation.through,
             generation: Some(&generation),
             failed: &[],
+            closes: &[],
             statement_rows: 1,
         };
         let applied = writer.apply(&work).await;

@@ -31,6 +31,7 @@ async fn a_lane_is_claimed_once_and_taken_over_only_as_it_was_read() {
         through: lane.position,
         generation: None,
         failed: &[],
+        closes: &[],
         statement_rows: 1,
     };
     lane.writer.apply(&work).await.expect("an empty lane moves up");
@@ -72,6 +73,7 @@ async fn a_flight_that_waited_behind_its_own_retry_is_fenced() {
         through: Sequence::from_u64(1),
         generation: Some(generation),
         failed: &[],
+        closes: &[],
         statement_rows: 10,
     };
     let (late_work, retry_work) = (work(&late), work(&late));

@@ -8,7 +8,7 @@ async fn the_schema_is_made_once_by_whoever_comes_first() {
     assert_eq!((one, two), (Ok(()), Ok(())));
     fixture.postgres.ensure_schema().await.expect("there already");
     let tables = "select table_name from information_schema.tables where table_schema = 'forebay' order by 1";
-    assert_eq!(fixture.rows(tables).await, ["failed_save", "lane_position"]);
+    assert_eq!(fixture.rows(tables).await, ["failed_horizon", "failed_save", "lane_position"]);
 }
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn the_printed_schema_is_the_one_that_is_made() {
     let columns = "select table_name, column_name, data_type, column_default, is_nullable from information_schema.columns
          where table_schema = 'forebay' order by table_name, ordinal_position";
     assert_eq!(made.rows(columns).await, printed.rows(columns).await);
-    assert_eq!(made.rows(columns).await.len(), 21);
+    assert_eq!(made.rows(columns).await.len(), 26);
     printed.postgres.ensure_schema().await.expect("there already");
 }
 
@@ -40,6 +40,7 @@ async fn without_the_privilege_the_statements_that_help_are_named_and_help() {
         "grant usage on sequence public.t_id_seq to plain",
         "grant usage on schema forebay to plain",
         "grant select, insert, update, delete on forebay.failed_save to plain",
+        "grant select, insert, update on forebay.failed_horizon to plain",
     ];
     for grant in wanted {
         assert!(missing.iter().any(|line| line == grant), "{grant}: {missing:?}");
