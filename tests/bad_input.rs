@@ -1,7 +1,7 @@
 //! What is wrong is refused at the door, with the field, the problem and the remedy; and nothing of it is saved.
 
 use forebay::proto::{
-    Durability, FlushRequest, GetRequest, PauseRequest, ResumeRequest, Save, SaveBatchRequest, SaveRequest, WatchStatusRequest,
+    Durability, FlushRequest, GetRequest, PauseRequest, Save, SaveBatchRequest, SaveRequest, WatchStatusRequest,
     save_service_client::SaveServiceClient,
 };
 use serde_json::json;
@@ -128,8 +128,6 @@ async fn what_this_version_lacks_is_named_and_never_ignored() {
     assert!(status.code() == Code::Unimplemented && status.message().contains("Get"), "{status:?}");
     let status = admin.watch_status(WatchStatusRequest::default()).await.expect_err("not there yet");
     assert!(status.code() == Code::Unimplemented && status.message().contains("WatchStatus"), "{status:?}");
-    let status = admin.resume(ResumeRequest { fail: true, ..Default::default() }).await.expect_err("not there yet");
-    assert!(status.code() == Code::Unimplemented && status.message().contains("fail"), "{status:?}");
     let status = admin.pause(PauseRequest::default()).await.expect_err("a reason is needed");
     violation(&status, "reason");
     daemon.stop().await;

@@ -101,7 +101,7 @@ async fn one_poison_row_of_ten_thousand_fails_alone_and_is_retried_once_the_tabl
     let closed = lines(&daemon, &["failed", "list", "--state", "retried", "--json"], 0).await;
     assert_eq!(closed[0]["close_ticket"], retried[0]["retry_ticket"]);
     let metrics = http_get(daemon.http().await, "/metrics").await;
-    assert!(metrics.contains("forebay_limit_used{name=\"failed.saves_max\"} 0"), "{metrics}");
+    assert!(metrics.contains("forebay_limit_used{name=\"failed.saves_max\",kind=\"amount\"} 0"), "{metrics}");
     assert_eq!(cli(&daemon, &["failed", "list"], 0).await, "no failed saves\n");
     cli(&daemon, &["failed", "retry", "--all"], 1).await;
     daemon.stop().await;
