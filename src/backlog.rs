@@ -39,7 +39,9 @@ pub struct Object {
     /// The last save folded in.
     pub last: Sequence,
     /// How many saves are folded in.
-    pub saves: u64,
+    pub saves: u32,
+    /// One of them is part of an atomic batch.
+    pub batched: bool,
 }
 
 /// What to do with a row.
@@ -71,6 +73,8 @@ pub enum Fold {
 pub struct AppendedRow {
     /// The save.
     pub sequence: Sequence,
+    /// It is part of an atomic batch.
+    pub batched: bool,
     /// The columns named.
     pub columns: ColumnSet,
     /// Their values.
@@ -114,6 +118,8 @@ pub struct Generation {
     pub reaches: Arc<Reaches>,
     /// Saves folded in.
     pub saves: u64,
+    /// The last of them came with more of its batch to follow.
+    pub inside_batch: bool,
     /// Which of them save a failed save again.
     pub retries: Vec<Retry>,
     /// What it takes of the limits.

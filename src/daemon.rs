@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod append;
+mod aside;
 mod catalog;
 mod control;
 mod core;

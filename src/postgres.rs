@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod array;
+mod careful;
 mod catalog;
 mod connect;
 mod encode;
@@ -38,6 +39,7 @@ mod sqlstate;
 mod statements;
 mod writer;
 
+pub use careful::{Aside, TakenOut};
 pub use connect::UrlError;
 pub use failed_saves::{FailedSave, list::OpenFailed};
 pub use failure::Failure;

@@ -28,7 +28,7 @@ impl Generation {
     /// A generation that holds nothing yet.
     pub fn empty(after: Sequence, reaches: Arc<Reaches>) -> Self {
         let (parts, retries, footprint) = (Vec::new(), Vec::new(), Footprint::default());
-        Self { after, through: after, parts, reaches, saves: 0, retries, footprint, oldest_accepted_at: None }
+        Self { after, through: after, parts, reaches, saves: 0, inside_batch: false, retries, footprint, oldest_accepted_at: None }
     }
 
     /// Folds saves, in sequence order, into one generation.
@@ -64,7 +64,8 @@ impl Generation {
         let part = self.parts.last_mut().expect("one was there or pushed");
         part.acted.extend(self.reaches.of(&save).into_iter().flatten());
         let collection = part.collections.entry(save.collection).or_default();
-        let saved = collection.fold_in(sequence, save);
+        let batched = std::mem::replace(&mut self.inside_batch, save.batch_left > 0) || save.batch_left > 0;
+        let saved = collection.fold_in(sequence, save, batched);
         // Kept is what this save adds, less what it frees of the earlier ones: that may be more than it adds.
         collection.footprint.bytes = collection.footprint.bytes + bytes - saved.bytes;
         collection.footprint.objects = collection.footprint.objects + 1 - saved.objects;
@@ -86,6 +87,7 @@ impl Generation {
         }
         self.through = later.through;
         self.saves += later.saves;
+        self.inside_batch = later.inside_batch;
         self.retries.extend(later.retries);
         self.footprint.bytes = self.footprint.bytes + later.footprint.bytes - saved.bytes;
         self.footprint.objects = self.footprint.objects + later.footprint.objects - saved.objects;
@@ -115,10 +117,11 @@ impl Part {
 }
 
 impl CollectionFold {
-    fn fold_in(&mut self, sequence: Sequence, Save { key, change, columns, adds, version, .. }: Save) -> Footprint {
+    fn fold_in(&mut self, sequence: Sequence, save: Save, batched: bool) -> Footprint {
+        let Save { key, change, columns, adds, version, .. } = save;
         let change = match change {
             Change::Append(body) => {
-                self.appended.push(AppendedRow { sequence, columns, body });
+                self.appended.push(AppendedRow { sequence, batched, columns, body });
                 return Footprint::default();
             }
             Change::Set(body) => {
@@ -130,11 +133,13 @@ impl CollectionFold {
         match self.objects.entry(key) {
             Place::Vacant(place) => {
                 let fold = change.map_or(Fold::Delete, Fold::of);
-                place.insert(Object { fold, last: sequence, saves: 1 });
+                place.insert(Object { fold, last: sequence, saves: 1, batched });
                 Footprint::default()
             }
             Place::Occupied(mut place) => {
-                let folded = place.get_mut().fold_in(sequence, change, &adds);
+                let object = place.get_mut();
+                object.batched |= batched;
+                let folded = object.fold_in(sequence, change, &adds);
                 self.later_rounds = self.later_rounds.max(folded.entries - 1);
                 self.superseded += u64::from(folded.stale);
                 Footprint { bytes: frame * folded.saved.objects + folded.saved.bytes, ..folded.saved }
@@ -184,7 +189,7 @@ impl Object {
         let entries = earlier.entries() + 1;
         let bytes = earlier.body_bytes() + later.as_ref().map_or(0, |entry| entry.body.as_bytes().len() as u64);
         self.last = sequence;
-        self.saves += 1;
+        self.saves = self.saves.saturating_add(1);
         let mut stale = false;
         if let Some(later) = later {
             (self.fold, stale) = earlier.then(later, added);
@@ -200,6 +205,7 @@ impl Object {
     /// Lays what a later part has over this object; that has [no entries](super::Part::joins) that depend on what was before.
     fn absorb(&mut self, later: Self) -> Folded {
         let before = self.saves;
+        self.batched |= later.batched;
         let folded = match later.fold {
             Fold::Delete => self.fold_in(later.last, None, &[]),
             Fold::Set { columns, body } => self.fold_in(later.last, Some(Entry::plain(false, columns, body)), &[]),
@@ -210,7 +216,7 @@ impl Object {
                 Folded { saved: Footprint { bytes, objects }, entries, stale: false }
             }
         };
-        (self.last, self.saves) = (later.last, before + later.saves);
+        (self.last, self.saves) = (later.last, before.saturating_add(later.saves));
         folded
     }
 }

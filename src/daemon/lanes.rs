@@ -68,6 +68,15 @@ impl LaneMaker<'_> {
         ownership.known.extend(self.layout.token());
         ownership.had_row |= self.layout.token().is_some();
         let (monitor, observer) = (self.monitor.clone(), self.observer.clone());
+        let log = LaneLog {
+            lane: id,
+            begins: self.layout.begins(),
+            reader: self.reader.clone(),
+            monitor: monitor.clone(),
+            ledger: self.ledger.clone(),
+            collections: self.collections.clone(),
+            row_key: row_key(&name),
+        };
         let parts = LaneParts {
             id,
             name: Arc::clone(&name),
@@ -90,16 +99,10 @@ impl LaneMaker<'_> {
                 met: false,
                 observer,
                 statement_rows: Arc::clone(&self.limits.statement_rows),
+                failed_saves: Arc::clone(&self.limits.failed_saves),
+                log: log.clone(),
             },
-            log: LaneLog {
-                lane: id,
-                begins: self.layout.begins(),
-                reader: self.reader.clone(),
-                monitor: monitor.clone(),
-                ledger: self.ledger.clone(),
-                collections: self.collections.clone(),
-                row_key: row_key(&name),
-            },
+            log,
             settle: Box::new(move |lane, position| monitor.settled(lane, position, true)),
             ownership,
         };

@@ -7,7 +7,8 @@ use crate::{
     save::{Accepted, LaneId, Sequence},
 };
 
-/// One lane's view of the journal.
+/// One lane's view of the journal. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct LaneLog {
     pub(super) lane: LaneId,
     /// Where the layout of the lanes begins: a row may say so, though it is no save.

@@ -42,19 +42,20 @@ impl Observer {
         }
     }
 
-    /// A transaction was committed: a generation's rows, or saves given up.
-    pub(super) fn settled(&self, generation: Option<&Generation>, given_up: &[Accepted], written: &Written) {
+    /// A transaction was committed: a generation's rows, but for the saves that failed; or failed saves alone.
+    pub(super) fn settled(&self, generation: Option<&Generation>, failed: &[Accepted], written: &Written) {
         for (collection, rows) in &written.collections {
             self.rows(*collection, *rows);
             self.0.saves_superseded(index(*collection), rows.superseded);
         }
-        for save in given_up {
+        for save in failed {
             self.0.saves_failed(index(save.save.collection), 1);
         }
         let Some(generation) = generation else { return };
+        let failed = |id: CollectionId| failed.iter().filter(|accepted| accepted.save.collection == id).count() as u64;
         for (collection, fold) in generation.parts.iter().flat_map(|part| &part.collections) {
-            let saves = fold.objects.values().map(|object| object.saves).sum::<u64>();
-            self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64);
+            let saves = fold.objects.values().map(|object| u64::from(object.saves)).sum::<u64>();
+            self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64 - failed(*collection));
             self.0.saves_folded(index(*collection), saves + fold.appended.len() as u64 - fold.footprint.objects);
             self.0.saves_superseded(index(*collection), fold.superseded);
         }

@@ -8,9 +8,11 @@ use std::{
 use uuid::Uuid;
 
 use super::{
+    aside::LaneAside,
     catalog::SharedCollections,
     failed::FailedSaves,
     layout::{Handover, before_the_layout},
+    log::LaneLog,
     observe::Observer,
 };
 use crate::{
@@ -43,6 +45,10 @@ pub(super) struct LaneTarget {
     pub(super) observer: Observer,
     /// `drain.statement_rows`
     pub(super) statement_rows: Arc<Limit>,
+    /// `failed.saves_max`
+    pub(super) failed_saves: Arc<Limit>,
+    /// For the saves behind a row at fault.
+    pub(super) log: LaneLog,
 }
 
 /// How often an idle lane looks whether its connection is still there: at a flag, the server is asked nothing.
@@ -131,8 +137,24 @@ impl Target for LaneTarget {
         let closes = generation.map_or_else(|| FailedSaves::closes_given_up(given_up), |generation| self.failed.closes(generation));
         let Work { after, through, .. } = work;
         let statement_rows = usize::try_from(work.statement_rows).unwrap_or(usize::MAX);
-        let work =
-            postgres::Work { collections: &collections, after, through, generation, failed: &failed, closes: &closes, statement_rows };
+        let log = self.log.clone();
+        let aside = LaneAside {
+            log: &log,
+            after,
+            through,
+            collections: &collections,
+            room: self.failed_saves.max().saturating_sub(self.failed_saves.used()),
+        };
+        let work = postgres::Work {
+            collections: &collections,
+            after,
+            through,
+            generation,
+            failed: &failed,
+            closes: &closes,
+            statement_rows,
+            aside: work.careful.then_some(&aside),
+        };
         // Never over a new connection: the position row is read first.
         let mut writer = self.take_writer().ok_or_else(gone)?;
         let began = Instant::now();
@@ -140,8 +162,9 @@ impl Target for LaneTarget {
         self.writer = Some(writer);
         self.observer.transaction_ended(self.lane_id, &applied, began.elapsed());
         if let Ok(written) = &applied {
-            self.failed.settled(given_up, &closes, &self.backlog);
-            self.observer.settled(generation, given_up, written);
+            let failed: Vec<_> = given_up.iter().chain(written.failed.iter().map(|(accepted, _)| accepted)).cloned().collect();
+            self.failed.settled(&failed, &written.closed, &self.backlog);
+            self.observer.settled(generation, &failed, written);
             self.statement_rows.saw(written.statement_rows);
         }
         applied
@@ -162,7 +185,7 @@ fn gone() -> Failure {
     Failure::local(Action::Reconnect, "the connection is gone")
 }
 
-fn failed_save(accepted: &Accepted, why: &Failure, collections: &Collections) -> FailedSave {
+pub(super) fn failed_save(accepted: &Accepted, why: &Failure, collections: &Collections) -> FailedSave {
     let save = &accepted.save;
     let (kind, body) = match &save.change {
         Change::Set(body) => (SaveKind::Set, Some(body)),

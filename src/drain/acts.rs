@@ -188,7 +188,7 @@ impl<T: Target, L: Log> Lane<T, L> {
         let began = Instant::now();
         match self.target.apply(self.plan.work()).await {
             Ok(written) => {
-                let (settled, over) = self.plan.applied();
+                let (settled, over) = self.plan.applied(written.failed.len());
                 self.record(settled, &written, began.elapsed());
                 self.go_on(over);
                 self.publish();
@@ -207,12 +207,15 @@ impl<T: Target, L: Log> Lane<T, L> {
         match settled.hand.take().map(|hand| hand.work) {
             Some(HandWork::Generation { generation, room, .. }) => {
                 self.events.applied(&generation, written, took);
+                let notes: Vec<_> = written.failed.iter().map(|(accepted, why)| FailedNote::new(accepted, why)).collect();
+                notes.iter().for_each(|note| self.events.failed(std::slice::from_ref(note)));
+                self.handle.note_failed(&notes);
                 self.drop_aside(Some(generation));
                 drop(room);
             }
             Some(HandWork::Failed { saves, why }) => {
                 let notes: Vec<_> = saves.iter().map(|accepted| FailedNote::new(accepted, &why)).collect();
-                self.events.failed(&notes);
+                self.events.gave_up(&notes);
                 self.handle.note_failed(&notes);
             }
             None => {}

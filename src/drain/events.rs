@@ -125,14 +125,19 @@ impl Events {
         let rows = written.collections.values().map(rows_of).sum();
         self.counters.transactions.fetch_add(1, Relaxed);
         self.counters.rows.fetch_add(rows, Relaxed);
-        self.counters.saves_persisted.fetch_add(generation.saves, Relaxed);
+        self.counters.saves_persisted.fetch_add(generation.saves - written.failed.len() as u64, Relaxed);
         let (through, saves) = (generation.through, generation.saves);
         tracing::debug!(lane = %self.lane, %through, saves, rows, ?took, "applied a generation");
     }
 
+    /// A condemned save or batch was committed as failed saves.
+    pub(super) fn gave_up(&self, notes: &[FailedNote]) {
+        self.counters.transactions.fetch_add(1, Relaxed);
+        self.failed(notes);
+    }
+
     /// Saves became rows of `forebay.failed_save`.
     pub(super) fn failed(&self, notes: &[FailedNote]) {
-        self.counters.transactions.fetch_add(1, Relaxed);
         self.counters.saves_failed.fetch_add(notes.len() as u64, Relaxed);
         // One reason for all of them: a save or a batch.
         if let Some(FailedNote { sequence, sqlstate, constraint, .. }) = notes.first() {
@@ -152,6 +157,9 @@ impl Events {
             Verdict::Refold(wait) => {
                 self.counters.retries.fetch_add(1, Relaxed);
                 tracing::info!(lane = %self.lane, ?wait, "the catalog of postgres has changed: reading it again");
+            }
+            Verdict::TakeOut => {
+                tracing::info!(lane = %self.lane, sqlstate, error = %failure, "postgres would not take a row: writing the others");
             }
             Verdict::Halve => {
                 self.counters.halves.fetch_add(1, Relaxed);

@@ -19,6 +19,8 @@ pub(super) enum Need {
     Refold,
     /// Fewer rows per statement.
     Shrink,
+    /// Rows are at fault by themselves: take them out.
+    TakeOut,
     /// A save may be at fault, or several together: halve.
     Halve(Last),
     /// No save is at fault: wait in front of them.
@@ -82,7 +84,8 @@ impl From<Action> for Need {
             Action::Reconnect => Self::Reconnect(patience(Pace::Slow, u32::MAX, Then::Wait)),
             Action::ReconnectThenHalt => Self::Reconnect(patience(Pace::Slow, 3, Then::Halt)),
             Action::InDoubt => Self::InDoubt,
-            Action::Halve | Action::RowsOwn => Self::Halve(Last::Fail),
+            Action::RowsOwn => Self::TakeOut,
+            Action::Halve => Self::Halve(Last::Fail),
             Action::Halt => Self::Halt,
         }
     }
@@ -99,6 +102,8 @@ pub(super) enum Stake {
         single: bool,
         /// Statements have one row as it is.
         one_row: bool,
+        /// Rows at fault were already to be taken out.
+        careful: bool,
     },
 }
 
@@ -115,6 +120,8 @@ pub(super) enum Verdict {
     Refold(Duration),
     /// The same again after a wait, with fewer rows per statement.
     Shrink(Duration),
+    /// The same again at once, without the rows that are at fault by themselves.
+    TakeOut,
     /// The first half of the saves alone.
     Halve,
     /// The save or batch is refused for good.
@@ -178,6 +185,8 @@ pub(super) fn judge(need: Need, tries: &Tries, stake: Stake, waits: Waits, chanc
         Need::Refold if tries.all <= 1 => Verdict::Refold(Duration::ZERO),
         Need::Refold => Verdict::Refold(slowly()),
         Need::Shrink => shrink(),
+        Need::TakeOut if matches!(stake, Stake::Saves { single: false, careful: false, .. }) => Verdict::TakeOut,
+        Need::TakeOut => halve(Last::Fail),
         Need::Halve(last) => halve(last),
         Need::Halt => halt(),
     }
@@ -216,8 +225,8 @@ mod tests {
 
     const WAITS: Waits = Waits { min: Duration::from_millis(100), max: Duration::from_secs(10) };
 
-    const MANY: Stake = Stake::Saves { single: false, one_row: false };
-    const ONE: Stake = Stake::Saves { single: true, one_row: true };
+    const MANY: Stake = Stake::Saves { single: false, one_row: false, careful: true };
+    const ONE: Stake = Stake::Saves { single: true, one_row: true, careful: false };
 
     fn verdict(action: Action, tries: u32, stake: Stake) -> Verdict {
         judge(action.into(), &times(tries), stake, WAITS, 0.5)
@@ -257,6 +266,14 @@ mod tests {
             assert!(halts(verdict(action, 1, Stake::None)));
         }
         assert!(halts(verdict(Action::Halt, 1, MANY)) && halts(verdict(Action::Halt, 1, ONE)));
+    }
+
+    #[test]
+    fn rows_at_fault_by_themselves_are_taken_out_once() {
+        let hasty = Stake::Saves { single: false, one_row: false, careful: false };
+        assert_eq!(verdict(Action::RowsOwn, 1, hasty), Verdict::TakeOut);
+        assert_eq!(verdict(Action::RowsOwn, 2, MANY), Verdict::Halve);
+        assert_eq!(verdict(Action::Halve, 1, hasty), Verdict::Halve);
     }
 
     #[test]

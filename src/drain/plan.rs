@@ -46,6 +46,8 @@ pub(super) struct Plan {
     /// A generation takes no more saves: half of what was refused last, doubled with every one that is taken.
     saves_max: u64,
     search: Option<Search>,
+    /// So many generations more are written with an eye to rows at fault.
+    careful_for: u32,
     /// What is in hand has waited for Postgres to come back; meanwhile more may have come.
     waited: bool,
     /// When what is in hand was refused first.
@@ -180,6 +182,9 @@ pub(super) enum Step {
 /// Statements grow back by this part of their usual size with every commit: slowly, because what made them shrink may last.
 const GROWTH: u64 = 32;
 
+/// After a row at fault so many generations are written carefully: where there was one there are often more.
+const CAREFUL_FOR: u32 = 16;
+
 /// All that a decision is made by, beside the plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen<'a> {
@@ -222,6 +227,7 @@ impl Plan {
             condemned: None,
             saves_max: u64::MAX,
             search: None,
+            careful_for: 0,
             waited: false,
             refused_since: None,
             standing: Standing::default(),

@@ -68,6 +68,8 @@ pub struct Work<'a> {
     pub what: What<'a>,
     /// Rows of one statement.
     pub statement_rows: u64,
+    /// Take rows out that are refused for a fault of their own.
+    pub careful: bool,
 }
 
 /// What a transaction writes.

@@ -6,9 +6,9 @@
 
 use super::{Action, Failure, array::TextArray, encode::Parameters, statements, statements::Upsert};
 use crate::{
-    backlog::{AppendedRow, CollectionFold, Entry, Fold, Generation, Part},
+    backlog::{AppendedRow, CollectionFold, Entry, Fold, Generation, Object, Part},
     collections::{Collection, Collections},
-    save::{Body, ColumnIndex, ColumnSet, Key},
+    save::{Body, ColumnIndex, ColumnSet, Key, Sequence},
 };
 
 /// What a statement does to its rows.
@@ -40,8 +40,14 @@ pub(super) struct Step<'g> {
 /// A row: its key (not for appends) and its body (not for deletes).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row<'g> {
-    key: Option<&'g Key>,
-    body: Option<&'g Body>,
+    pub(super) key: Option<&'g Key>,
+    pub(super) body: Option<&'g Body>,
+    /// The last save folded into it.
+    pub(super) last: Sequence,
+    /// How many there are.
+    pub(super) saves: u32,
+    /// Nothing else depends on it: no save of its batch, no other entry of its object.
+    pub(super) alone: bool,
 }
 
 impl Row<'_> {
@@ -109,15 +115,17 @@ impl<'g> Alike<'g> {
 
 /// One step for every set of columns. Within it by key: transactions that lock the same rows do so in the same order.
 fn set_steps<'g>(collection: &'g Collection, fold: &'g CollectionFold, round: usize) -> Vec<Step<'g>> {
-    let mut sets: Vec<(Alike<'g>, &Key, &Body)> = Vec::with_capacity(if round == 0 { fold.objects.len() } else { 0 });
+    let mut sets: Vec<(Alike<'g>, &Key, Row<'g>)> = Vec::with_capacity(if round == 0 { fold.objects.len() } else { 0 });
     for (key, object) in &fold.objects {
-        sets.extend(Alike::of(&object.fold, round).map(|(alike, body)| (alike, key, body)));
+        let alone = !object.batched && !matches!(&object.fold, Fold::Entries(entries) if entries.len() > 1);
+        let row = |body| Row { key: Some(key), body: Some(body), last: object.last, saves: object.saves, alone };
+        sets.extend(Alike::of(&object.fold, round).map(|(alike, body)| (alike, key, row(body))));
     }
     sets.sort_unstable_by_key(|&(alike, key, _)| (alike, key));
-    let step = |rows: &[(Alike<'g>, &'g Key, &'g Body)]| {
+    let step = |rows: &[(Alike<'g>, &'g Key, Row<'g>)]| {
         let Alike { replaces, columns, adds, versioned } = rows[0].0;
         let operation = if replaces { Operation::Replace } else { Operation::Set };
-        let rows = rows.iter().map(|&(_, key, body)| Row { key: Some(key), body: Some(body) }).collect();
+        let rows = rows.iter().map(|&(.., row)| row).collect();
         Step {
             collection,
             operation,
@@ -138,13 +146,17 @@ fn append_steps<'g>(collection: &'g Collection, appended: &'g [AppendedRow]) -> 
         columns: rows[0].columns.clone(),
         adds: ColumnSet::EMPTY,
         version: None,
-        rows: rows.iter().map(|row| Row { key: None, body: Some(&row.body) }).collect(),
+        rows: rows.iter().map(|row| Row { key: None, body: Some(&row.body), last: row.sequence, saves: 1, alone: !row.batched }).collect(),
     })
 }
 
 fn delete_step<'g>(collection: &'g Collection, fold: &'g CollectionFold) -> Option<Step<'g>> {
     let deleted = fold.objects.iter().filter(|(_, object)| object.fold == Fold::Delete);
-    let mut rows: Vec<_> = deleted.map(|(key, _)| Row { key: Some(key), body: None }).collect();
+    let row = |(key, object): (&'g Key, &'g Object)| {
+        let Object { last, saves, batched, .. } = *object;
+        Row { key: Some(key), body: None, last, saves, alone: !batched }
+    };
+    let mut rows: Vec<_> = deleted.map(row).collect();
     rows.sort_unstable_by_key(|row| row.key);
     (!rows.is_empty()).then_some(Step {
         collection,
@@ -171,6 +183,11 @@ impl<'g> Step<'g> {
             Operation::Append if self.columns.is_empty() => statements::append_defaults(self.collection),
             Operation::Append => statements::append(self.collection, &self.columns),
         }
+    }
+
+    /// About what these rows take of a message.
+    pub(super) fn bytes(rows: &[Row<'_>]) -> usize {
+        rows.iter().map(Row::bytes).sum()
     }
 
     /// Its rows in portions for one statement each.

@@ -120,6 +120,7 @@ impl Lane<'_> {
             parts: vec![Default::default()],
             reaches: Default::default(),
             saves: entries.len() as u64,
+            inside_batch: false,
             retries: Vec::new(),
             footprint: Default::default(),
             oldest_accepted_at: None,
@@ -144,11 +145,12 @@ impl Lane<'_> {
             Replace(_, key, json) => (key, Fold::Replace { columns: columns(&body(json)), body: body(json) }),
             Delete(_, key) => (key, Fold::Delete),
             Append(_, json) => {
-                fold.appended.push(AppendedRow { sequence, columns: columns(&body(json)), body: body(json) });
+                fold.appended.push(AppendedRow { sequence, batched: false, columns: columns(&body(json)), body: body(json) });
                 return;
             }
         };
-        fold.objects.insert(Key::from_parts(key.iter().copied()), Object { fold: fold_of_object, last: sequence, saves: 1 });
+        fold.objects
+            .insert(Key::from_parts(key.iter().copied()), Object { fold: fold_of_object, last: sequence, saves: 1, batched: false });
     }
 
     async fn apply(&mut self, entries: &[Entry<'_>]) -> Result<RowsWritten, ApplyError> {
@@ -165,6 +167,7 @@ impl Lane<'_> {
             failed: &[],
             closes: &[],
             statement_rows,
+            aside: None,
         };
         let written = self.writer.apply(&work).await?;
         self.position = generation.through;
@@ -224,6 +227,7 @@ impl Lane<'_> {
             failed: &[],
             closes: &[],
             statement_rows: 3,
+            aside: None,
         };
         let written = self.writer.apply(&work).await?;
         self.position = through;

@@ -10,10 +10,10 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{
-    Action, FailedSave, Failure, PositionRow, failed_saves, fingerprint,
+    Action, Aside, FailedSave, Failure, PositionRow, careful, failed_saves, fingerprint,
     flight::{Counts, Flight, Refusal},
     lease::{Lease, within},
-    plan::{self, Operation, Step},
+    plan::{self, Operation, Row, Step},
     position::{self, LaneKey},
     session::Session,
     sqlstate::Phase,
@@ -22,11 +22,12 @@ use crate::{
     backlog::Generation,
     collections::Collections,
     failed::Close,
-    save::{CollectionId, Sequence},
+    save::{Accepted, CollectionId, Sequence},
 };
 
 /// What one transaction writes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "the way to the journal has nothing to show")]
 pub struct Work<'a> {
     /// The catalog that the generation was folded with.
     pub collections: &'a Collections,
@@ -42,11 +43,17 @@ pub struct Work<'a> {
     pub closes: &'a [Close],
     /// Rows of one statement.
     pub statement_rows: usize,
+    /// Take rows out that are refused for a fault of their own; their saves are there. `None`: such a row refuses all.
+    pub aside: Option<&'a dyn Aside>,
 }
 
 /// What a transaction wrote.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
+    /// Saves of the generation that became failed saves.
+    pub failed: Vec<(Accepted, Failure)>,
+    /// What was closed.
+    pub closed: Vec<Close>,
     /// Rows by collection.
     pub collections: BTreeMap<CollectionId, RowsWritten>,
     /// Statements that wrote them.
@@ -105,7 +112,7 @@ pub struct Writer {
 
 /// What an answer is held against.
 #[derive(Debug)]
-enum Meaning {
+pub(super) enum Meaning {
     /// Any answer will do.
     Done,
     /// 22012 means: the position row is not as expected.
@@ -132,6 +139,14 @@ type Param = (Box<dyn ToSql + Sync + Send>, Type);
 impl Writer {
     pub(super) fn new(lease: Lease, session: Arc<Session>, journal: Uuid, lane: &str, owner: Uuid) -> Self {
         Self { lease, session, lane: LaneKey { journal: journal.to_string(), lane: lane.to_owned() }, owner }
+    }
+
+    pub(super) fn client(&self) -> &tokio_postgres::Client {
+        &self.lease
+    }
+
+    pub(super) fn call_timeout(&self) -> std::time::Duration {
+        self.session.call_timeout()
     }
 
     /// Whether the connection can be used again.
@@ -224,17 +239,24 @@ impl Writer {
         // Only a BEGIN that was answered makes a transaction of the rest: had it been refused (a cancel, a pooler), every
         // statement after it would commit alone.
         land_all(&mut flight, &mut written).await?;
-        let steps = match work.generation {
-            Some(generation) => plan::steps(work.collections, generation)?,
-            None => Vec::new(),
-        };
-        for step in &steps {
-            send_step(&mut flight, step, work.statement_rows.max(1), &mut written).await?;
+        let mut failed = work.failed.to_vec();
+        match (work.generation, work.aside) {
+            (Some(generation), Some(aside)) => {
+                (written, written.failed) = self.write_carefully(work, generation, aside).await?;
+                failed.extend(written.failed.iter().map(|(accepted, why)| aside.failed(accepted, why)));
+            }
+            (Some(generation), None) => {
+                for step in &plan::steps(work.collections, generation)? {
+                    send_step(&mut flight, step, work.statement_rows.max(1), &mut written).await?;
+                }
+            }
+            (None, _) => {}
         }
-        for saves in work.failed.chunks(work.statement_rows.max(1)) {
+        written.closed = careful::closes_beside(work.closes, &written.failed);
+        for saves in failed.chunks(work.statement_rows.max(1)) {
             self.send_failed(&mut flight, saves, &mut written).await?;
         }
-        for closes in work.closes.chunks(work.statement_rows.max(1)) {
+        for closes in written.closed.clone().chunks(work.statement_rows.max(1)) {
             self.send_closes(&mut flight, closes, &mut written).await?;
         }
         if let Some(generation) = work.generation {
@@ -345,23 +367,33 @@ async fn send_step<'c>(
 ) -> Result<(), ApplyError> {
     let statement = step.statement();
     for portion in step.portions(rows_max) {
-        let arrays = step.parameters(portion)?;
-        let bytes = arrays.iter().map(super::array::TextArray::bytes).sum();
-        let params = match arrays.is_empty() {
-            true => vec![(Box::new(portion.len().cast_signed() as i64) as Box<dyn ToSql + Sync + Send>, Type::INT8)],
-            false => arrays.into_iter().map(array).collect(),
-        };
-        let meaning = Meaning::Rows {
-            collection: step.collection.id,
-            name: Arc::clone(&step.collection.name),
-            operation: step.operation,
-            versioned: step.version.is_some(),
-            sent: portion.len() as u64,
-            or_fewer: step.collection.triggers_skip,
-        };
-        make_room(flight, bytes, written).await?;
-        flight.send_typed(meaning, &statement, bytes, params).await;
+        make_room(flight, Step::bytes(portion), written).await?;
+        send_portion(flight, step, &statement, portion).await?;
     }
+    Ok(())
+}
+
+pub(super) async fn send_portion<'c>(
+    flight: &mut Flight<'c, Meaning>,
+    step: &Step<'_>,
+    statement: &str,
+    portion: &[Row<'_>],
+) -> Result<(), ApplyError> {
+    let arrays = step.parameters(portion)?;
+    let bytes = arrays.iter().map(super::array::TextArray::bytes).sum();
+    let params = match arrays.is_empty() {
+        true => vec![(Box::new(portion.len().cast_signed() as i64) as Box<dyn ToSql + Sync + Send>, Type::INT8)],
+        false => arrays.into_iter().map(array).collect(),
+    };
+    let meaning = Meaning::Rows {
+        collection: step.collection.id,
+        name: Arc::clone(&step.collection.name),
+        operation: step.operation,
+        versioned: step.version.is_some(),
+        sent: portion.len() as u64,
+        or_fewer: step.collection.triggers_skip,
+    };
+    flight.send_typed(meaning, statement, bytes, params).await;
     Ok(())
 }
 
@@ -394,7 +426,7 @@ async fn land_one(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Re
     }
 }
 
-fn hold_against(meaning: Meaning, counts: Counts, written: &mut Written) -> Result<(), ApplyError> {
+pub(super) fn hold_against(meaning: Meaning, counts: Counts, written: &mut Written) -> Result<(), ApplyError> {
     match meaning {
         Meaning::Done | Meaning::Fence => Ok(()),
         Meaning::Catalog { tables } if usize::try_from(counts[1]) == Ok(tables) => Ok(()),

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Bound, Cause, Contact, GROWTH, Hand, HandWork, Plan, Search, Settled, Standing, Stood, Trouble};
+use super::{Bound, CAREFUL_FOR, Cause, Contact, GROWTH, Hand, HandWork, Plan, Search, Settled, Standing, Stood, Trouble};
 use crate::{
     backlog::{Footprint, Generation},
     collections::Reaches,
@@ -120,7 +120,8 @@ impl Plan {
     }
 
     /// What is in hand was committed. `true`: whatever was wrong is over.
-    pub(in crate::drain) fn applied(&mut self) -> (Settled, bool) {
+    pub(in crate::drain) fn applied(&mut self, failed_saves: usize) -> (Settled, bool) {
+        self.careful_for = if failed_saves > 0 { CAREFUL_FOR } else { self.careful_for.saturating_sub(1) };
         let hand = self.hand.as_ref().expect("only what is in hand is applied");
         let through = hand.through;
         let saves = match &hand.work {
@@ -229,7 +230,12 @@ impl Plan {
             HandWork::Generation { generation, .. } => What::Generation(generation),
             HandWork::Failed { saves, why } => What::Failed(saves, why),
         };
-        Work { after: self.position, through: hand.through, what, statement_rows: self.statement_rows }
+        Work { after: self.position, through: hand.through, what, statement_rows: self.statement_rows, careful: self.is_careful() }
+    }
+
+    /// A single save is executed as it is.
+    fn is_careful(&self) -> bool {
+        self.careful_for > 0 && matches!(&self.hand, Some(Hand { work: HandWork::Generation { single: false, .. }, .. }))
     }
 
     /// The catalog was read.
@@ -268,7 +274,7 @@ impl Plan {
     pub(in crate::drain) fn apply_failed(&mut self, need: Need, failure: &Failure, now: Instant, chance: f64) -> (Verdict, Option<Hand>) {
         let (stake, saves) = match self.hand.as_ref().map(|hand| &hand.work) {
             Some(HandWork::Generation { generation, single, .. }) => {
-                (Stake::Saves { single: *single, one_row: self.statement_rows <= 1 }, generation.saves)
+                (Stake::Saves { single: *single, one_row: self.statement_rows <= 1, careful: self.careful_for > 0 }, generation.saves)
             }
             Some(HandWork::Failed { .. }) | None => (Stake::None, 0),
         };
@@ -287,6 +293,10 @@ impl Plan {
                 hand
             }
             Verdict::Refold(_) => self.hand.take(),
+            Verdict::TakeOut => {
+                self.careful_for = CAREFUL_FOR;
+                None
+            }
             Verdict::Fail => {
                 self.condemned = Some(failure.clone());
                 self.hand.take()
@@ -335,7 +345,7 @@ impl Plan {
                 self.refresh = true;
                 wait
             }
-            Verdict::Halve | Verdict::Fail => return,
+            Verdict::TakeOut | Verdict::Halve | Verdict::Fail => return,
         };
         let until = now + wait;
         self.trouble = Some(match (verdict, self.trouble.take()) {

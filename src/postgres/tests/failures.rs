@@ -68,6 +68,7 @@ async fn a_changed_schema_halts() {
         failed: &[],
         closes: &[],
         statement_rows: 1,
+        aside: None,
     };
     let Err(ApplyError::Failed(failure)) = lane.writer.apply(&work).await else { panic!("the table is gone") };
     assert_eq!((failure.action, failure.collection.as_deref()), (Action::Halt, Some("u")));
@@ -124,6 +125,7 @@ async fn a_session_that_ends_before_commit_has_committed_nothing_and_at_commit_i
         failed: &[],
         closes: &[],
         statement_rows: 1,
+        aside: None,
     };
     let Err(ApplyError::InDoubt(failure)) = writer.apply(&work).await else { panic!("the session is over") };
     assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::InDoubt, Some("57P01")));

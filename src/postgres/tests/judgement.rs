@@ -97,12 +97,13 @@ impl Scripted {
             through: through.plus(1),
             parts: vec![Default::default()],
             reaches: Default::default(),
+            inside_batch: false,
             retries: Vec::new(),
             saves: 1,
             footprint: Default::default(),
             oldest_accepted_at: None,
         };
-        let row = Object { fold: Fold::Delete, last: through.plus(1), saves: 1 };
+        let row = Object { fold: Fold::Delete, last: through.plus(1), saves: 1, batched: false };
         let id = self.collections.named("t").expect("a collection").id;
         generation.parts[0].collections.entry(id).or_default().objects.insert(Key::from_parts(["1"]), row);
         let work = Work {
@@ -113,6 +114,7 @@ impl Scripted {
             failed: &[],
             closes: &[],
             statement_rows: 1,
+            aside: None,
         };
         let applied = writer.apply(&work).await;
         self.writer = Some(writer).filter(Writer::is_usable);

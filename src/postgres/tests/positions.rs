@@ -33,6 +33,7 @@ async fn a_lane_is_claimed_once_and_taken_over_only_as_it_was_read() {
         failed: &[],
         closes: &[],
         statement_rows: 1,
+        aside: None,
     };
     lane.writer.apply(&work).await.expect("an empty lane moves up");
     assert_eq!(other.claim(read, Sequence::ZERO).await, Err(ApplyError::Fence), "the row has moved since");
@@ -75,6 +76,7 @@ async fn a_flight_that_waited_behind_its_own_retry_is_fenced() {
         failed: &[],
         closes: &[],
         statement_rows: 10,
+        aside: None,
     };
     let (late_work, retry_work) = (work(&late), work(&late));
     let release = async {
