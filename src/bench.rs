@@ -21,6 +21,7 @@ mod pace;
 mod target;
 
 pub use drain::{DrainOptions, DrainReport, drain};
+pub use load::Poison;
 
 /// How the callers save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]

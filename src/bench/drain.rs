@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-use super::{load, pause, target::Target};
+use super::{
+    load::{self, Poison},
+    pause,
+    target::Target,
+};
 use crate::client::{Client, StreamOptions};
 
 /// A flush of millions of rows takes its time.
@@ -16,6 +20,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3_600);
 pub struct DrainOptions {
     /// Objects to save before the drain begins.
     pub rows: u64,
+    /// Make one in a thousand one that Postgres won't take.
+    pub poison: Option<Poison>,
 }
 
 /// What `forebay bench drain` prints, in this order.
@@ -24,12 +30,14 @@ pub struct DrainReport {
     rows: u64,
     rows_per_second: u64,
     commits: u64,
+    failed: u64,
 }
 
 impl DrainReport {
     /// For people, in one line.
     pub fn text(&self) -> String {
-        format!("{} rows/s ({} rows in {} commits)", self.rows_per_second, self.rows, self.commits)
+        let failed = if self.failed > 0 { format!(", {} failed", self.failed) } else { String::new() };
+        format!("{} rows/s ({} rows in {} commits{failed})", self.rows_per_second, self.rows, self.commits)
     }
 }
 
@@ -39,10 +47,10 @@ impl DrainReport {
 /// No private Postgres, a daemon that doesn't start, or rows that don't arrive.
 pub async fn drain(options: DrainOptions) -> anyhow::Result<DrainReport> {
     ensure!(options.rows > 0, "--rows is 0: there would be nothing to drain");
-    let target = Target::start(None).await?;
+    let target = Target::start_own(options.poison.map_or("", Poison::changes)).await?;
     let client = Client::connect(target.address()).await.context("connect to the daemon")?;
     pause(&client).await?;
-    fill(&client, options.rows).await?;
+    let poisoned = fill(&client, options).await?;
     let (_, before) = written(&client).await?;
     let start = Instant::now();
     client.resume(false).await.context("resume the drain")?;
@@ -51,20 +59,24 @@ pub async fn drain(options: DrainOptions) -> anyhow::Result<DrainReport> {
     let (_, after) = written(&client).await?;
     let rows = target.rows().await?;
     target.stop().await?;
-    ensure!(rows == options.rows, "{} rows were saved and {rows} are in Postgres", options.rows);
+    let sound = options.rows - poisoned;
+    ensure!(rows == sound, "{sound} rows were saved and {rows} are in Postgres");
     let rows_per_second = (rows as f64 / elapsed.as_secs_f64()).round() as u64;
-    Ok(DrainReport { rows, rows_per_second, commits: after - before })
+    Ok(DrainReport { rows, rows_per_second, commits: after - before, failed: poisoned })
 }
 
-async fn fill(client: &Client, rows: u64) -> anyhow::Result<()> {
+/// Returns how many saves will be refused.
+async fn fill(client: &Client, DrainOptions { rows, poison }: DrainOptions) -> anyhow::Result<u64> {
+    let is_poisoned = |key: u64| poison.filter(|_| key % Poison::EVERY == Poison::EVERY / 2);
     let stream = client.save_stream_with(StreamOptions { unacknowledged_max: 4_000, ..StreamOptions::default() });
     for key in 0..rows {
-        stream.send(load::save(key, key).into()).await.context("fill the backlog")?;
+        let save = is_poisoned(key).map_or_else(|| load::save(key, key), |poison| poison.save(key));
+        stream.send(save.into()).await.context("fill the backlog")?;
     }
     let finished = stream.finish().await.context("fill the backlog")?;
     match finished.refused.into_iter().next() {
         Some(refused) => Err(refused.error).context("fill the backlog"),
-        None => Ok(()),
+        None => Ok((0..rows).filter(|&key| is_poisoned(key).is_some()).count() as u64),
     }
 }
 

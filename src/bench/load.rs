@@ -37,6 +37,37 @@ impl Load {
     }
 }
 
+/// What a poisoned save names and Postgres won't take, and what it takes of the schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Poison {
+    /// A number that its column can't hold.
+    Row,
+    /// A reference to a row that isn't there.
+    Between,
+}
+
+impl Poison {
+    /// One save in so many.
+    pub(super) const EVERY: u64 = 1_000;
+
+    pub(super) fn changes(self) -> &'static str {
+        match self {
+            Self::Row => "",
+            Self::Between => "create table guilds (id bigint primary key); alter table players add guild bigint references guilds",
+        }
+    }
+
+    /// A save of this object that is refused.
+    pub(super) fn save(self, key: u64) -> proto::Save {
+        let json = match self {
+            Self::Row => r#"{"name":"x","level":9999999999,"score":1,"seen_at":"2026-01-02T03:04:05Z","inventory":""}"#,
+            Self::Between => r#"{"name":"x","level":1,"score":1,"seen_at":"2026-01-02T03:04:05Z","inventory":"","guild":1}"#,
+        };
+        proto::Save { change: Some(proto::save::Change::Json(json.into())), ..save(key, 0) }
+    }
+}
+
 /// A save of one object.
 pub(super) fn save(key: u64, score: u64) -> proto::Save {
     proto::Save {

@@ -32,16 +32,17 @@ impl Target {
     pub(super) async fn start(address: Option<&str>) -> anyhow::Result<Self> {
         match address {
             Some(address) => Ok(Self { address: address.to_owned(), own: None }),
-            None => Self::start_own().await,
+            None => Self::start_own("").await,
         }
     }
 
-    async fn start_own() -> anyhow::Result<Self> {
+    /// A daemon of our own, whose table was changed by these statements.
+    pub(super) async fn start_own(changes: &str) -> anyhow::Result<Self> {
         let postgres = tokio::task::spawn_blocking(|| Sandbox::create(SandboxOptions::default()))
             .await
             .context("start a private Postgres")?
             .context("start a private Postgres")?;
-        Database::connect(&postgres.url()).await?.run(load::SCHEMA).await.context("make the table")?;
+        Database::connect(&postgres.url()).await?.run(&format!("{}; {changes}", load::SCHEMA)).await.context("make the table")?;
         // Beside the working directory: a temporary file system in memory would sync for free.
         let journal = tempfile::Builder::new().prefix(".forebay-bench-").tempdir_in(".").context("make a directory for the journal")?;
         let daemon = daemon::start(settings(&postgres, &journal)).await.map_err(|failure| failure.during("start the daemon").error)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use forebay::{
-    bench::{self, DrainOptions, Load, Mode, SaveOptions},
+    bench::{self, DrainOptions, Load, Mode, Poison, SaveOptions},
     exit::{Exit, Failure, OrExit},
 };
 use serde::Serialize;
@@ -59,6 +59,9 @@ struct DrainArgs {
     /// Objects to save before the drain begins.
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     rows: u64,
+    /// Make one save in a thousand one that Postgres won't take, for a fault in its row or between rows.
+    #[arg(long, value_enum)]
+    poison: Option<Poison>,
     /// Print the result as a line of JSON.
     #[arg(long)]
     json: bool,
@@ -72,7 +75,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             print(json, &report, &report.text())
         }
         Command::Drain(arguments) => {
-            let report = run_to_end(bench::drain(DrainOptions { rows: arguments.rows }), "bench")?;
+            let report = run_to_end(bench::drain(DrainOptions { rows: arguments.rows, poison: arguments.poison }), "bench")?;
             print(arguments.json, &report, &report.text())
         }
     }

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod adding;
+mod careful;
 mod catalog;
 mod connections;
 mod failed_saves;

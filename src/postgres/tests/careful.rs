@@ -1,0 +1,131 @@
+//! Rows at fault by themselves are taken out, the others written, in one transaction.
+
+use std::pin::Pin;
+
+use super::*;
+use crate::failed::SaveKind;
+
+const TABLE: &str = "create table t (id int8 primary key, n int4 not null check (n < 1000), a text unique); \
+                     create table log (n int4 not null check (n < 1000))";
+
+/// A journal of these saves.
+struct Journal {
+    saves: Vec<Accepted>,
+    room: u64,
+}
+
+impl Aside for Journal {
+    fn saves<'a>(&'a self, taken: &'a [TakenOut]) -> Pin<Box<dyn Future<Output = Result<Vec<Accepted>, Failure>> + Send + 'a>> {
+        let behind = |accepted: &&Accepted, taken: &TakenOut| match &taken.key {
+            Some(key) => accepted.save.collection == taken.collection && accepted.save.key == *key,
+            None => accepted.sequence == taken.last,
+        };
+        let found = self.saves.iter().filter(|accepted| taken.iter().any(|taken| behind(accepted, taken))).cloned().collect();
+        Box::pin(async move { Ok(found) })
+    }
+
+    fn failed(&self, accepted: &Accepted, why: &Failure) -> FailedSave {
+        FailedSave {
+            sequence: accepted.sequence,
+            collection: "t".to_owned(),
+            key: accepted.save.key.parts().map(str::to_owned).collect(),
+            kind: SaveKind::Set,
+            body: None,
+            added: Vec::new(),
+            sqlstate: why.sqlstate.as_deref().map(str::to_owned),
+            constraint: why.constraint.as_deref().map(str::to_owned),
+            message: why.message.to_string(),
+            detail: None,
+            accepted_at: accepted.save.accepted_at,
+        }
+    }
+
+    fn room(&self) -> u64 {
+        self.room
+    }
+}
+
+impl Lane<'_> {
+    async fn carefully(&mut self, saves: Vec<Save>, room: u64) -> Result<Vec<u64>, ApplyError> {
+        let after = self.position;
+        let saves: Vec<_> = (1..).zip(saves).map(|(n, save)| Accepted { sequence: after.plus(n), save }).collect();
+        let generation = Generation::fold(after, Arc::default(), saves.clone());
+        let (through, journal) = (generation.through, Journal { saves, room });
+        let work = Work {
+            collections: &self.collections,
+            after,
+            through,
+            generation: Some(&generation),
+            failed: &[],
+            closes: &[],
+            statement_rows: 16,
+            aside: Some(&journal),
+        };
+        let written = self.writer.apply(&work).await?;
+        self.position = through;
+        Ok(written.failed.iter().map(|(accepted, _)| accepted.sequence.get() - after.get()).collect())
+    }
+}
+
+#[tokio::test]
+async fn rows_at_fault_fail_alone_and_all_others_are_written_with_them() {
+    let fixture = Fixture::new(TABLE).await;
+    let mut lane = fixture.lane(&["log"]).await;
+    let bodies = ["99999999999", "null", "5000", "\"x\""];
+    let faulty = |n: usize| (n % 10 == 7).then(|| bodies[n / 10 % bodies.len()]);
+    let save = |lane: &Lane<'_>, n: usize| lane.save("t", &n.to_string(), &format!(r#"{{"n":{}}}"#, faulty(n).unwrap_or("1")), 0);
+    let saves: Vec<_> = (0..100).map(|n| save(&lane, n)).collect();
+    let failed = lane.carefully(saves, 100).await.expect("applied");
+    assert_eq!(failed, (0..100).filter(|&n| faulty(n).is_some()).map(|n| n as u64 + 1).collect::<Vec<_>>());
+    assert_eq!(fixture.rows("select count(*), count(*) filter (where id % 10 = 7) from t").await, ["90|0"]);
+    let codes = "select sqlstate, count(*) from forebay.failed_save group by 1 order by 1";
+    assert_eq!(fixture.rows(codes).await, ["22003|3", "22P02|2", "23502|3", "23514|2"]);
+    assert_eq!(lane.position().await.map(|row| row.through), Some(lane.position));
+}
+
+#[tokio::test]
+async fn of_an_object_only_the_saves_at_fault_fail_and_they_keep_their_order() {
+    let fixture = Fixture::new(TABLE).await;
+    let mut lane = fixture.lane(&["log"]).await;
+    let save = |lane: &Lane<'_>, json: &str| lane.save("t", "1", json, 0);
+    let saves = [r#"{"n":1,"a":"first"}"#, r#"{"n":5000}"#, r#"{"a":"third"}"#, r#"{"n":6000}"#].map(|json| save(&lane, json));
+    let saves = saves.into_iter().chain([lane.save("t", "2", r#"{"n":2}"#, 0)]).collect();
+    assert_eq!(lane.carefully(saves, 100).await.expect("applied"), [2, 4]);
+    assert_eq!(fixture.rows("select * from t order by id").await, ["1|1|third", "2|2|NULL"]);
+}
+
+#[tokio::test]
+async fn what_is_at_fault_between_rows_or_in_a_batch_or_has_no_room_refuses_all() {
+    let fixture = Fixture::new(TABLE).await;
+    let mut lane = fixture.lane(&["log"]).await;
+    let sound = |lane: &Lane<'_>| lane.save("t", "1", r#"{"n":1,"a":"x"}"#, 0);
+    let poison = |lane: &Lane<'_>| lane.save("t", "2", r#"{"n":5000}"#, 0);
+    let twice = lane.save("t", "3", r#"{"n":1,"a":"x"}"#, 0);
+    let batch = Save { batch_left: 1, ..sound(&lane) };
+    let cases = [
+        (vec![sound(&lane), poison(&lane), twice], 100, "23505"),
+        (vec![batch, poison(&lane)], 100, "23514"),
+        (vec![sound(&lane), poison(&lane)], 0, "23514"),
+    ];
+    for (saves, room, code) in cases {
+        let Err(ApplyError::Failed(failure)) = lane.carefully(saves, room).await else { panic!("all of it is refused") };
+        assert_eq!(failure.sqlstate.as_deref(), Some(code));
+        assert!(lane.writer.is_usable(), "rolled back");
+        assert_eq!(fixture.rows("select count(*) from t").await, ["0"]);
+    }
+}
+
+#[tokio::test]
+async fn appended_rows_at_fault_are_left_out_and_the_others_keep_their_order() {
+    let fixture = Fixture::new("create table log (number int8 generated always as identity, n int4 not null check (n < 1000))").await;
+    let mut lane = fixture.lane(&["log"]).await;
+    let append = |lane: &Lane<'_>, n: u32| {
+        let save = lane.save("log", "", &format!(r#"{{"n":{n}}}"#), 0);
+        let Change::Set(body) = save.change.clone() else { unreachable!() };
+        Save { key: Key::none(), change: Change::Append(body), ..save }
+    };
+    let saves = (0..20).map(|n| append(&lane, if n % 8 == 3 { 5_000 } else { n })).collect();
+    assert_eq!(lane.carefully(saves, 100).await.expect("applied"), [4, 12, 20]);
+    let expected: Vec<_> = (0..20).filter(|n| n % 8 != 3).map(|n: u32| n.to_string()).collect();
+    assert_eq!(fixture.rows("select n from log order by number").await, expected);
+}
