@@ -103,6 +103,8 @@ pub struct Part {
     pub collections: HashMap<CollectionId, CollectionFold, foldhash::fast::RandomState>,
     /// Tables whose rows its saves change beside their own ([`Reaches::of`]).
     pub acted: BTreeSet<CollectionId>,
+    /// The collections of those saves.
+    pub acting: BTreeSet<CollectionId>,
 }
 
 /// What is applied as one transaction: every save of a lane after `after` up to `through`.

@@ -3,8 +3,8 @@
 //! A part is applied sets first, deletes last. As long as every save changes only its own row, all orders that Postgres
 //! accepts end in the same rows. An acting save changes others, so what of the order still counts is kept: what it reaches is
 //! not saved again in its part; a set that acts has nothing of what it reaches before it either (a delete may, as it comes last
-//! anyway, unless it takes back the insert that rows before it refer to); and its own row is deleted and inserted, or changed
-//! twice, where that shows.
+//! anyway, unless it takes back the insert that rows before it refer to, or another save reaches the same rows otherwise);
+//! and its own row is deleted and inserted, or changed twice, where that shows.
 
 use super::{Fold, Part};
 use crate::{
@@ -21,7 +21,9 @@ impl Part {
                 Change::Set(_) => {
                     meets() || self.object(save, reaches).is_some_and(|fold| !joins(fold, save.collection, &save.columns, reaches))
                 }
-                Change::Delete => self.object(save, reaches).is_some_and(|fold| *fold != Fold::Delete) && meets(),
+                Change::Delete => {
+                    self.crosses(save, reaches) || self.object(save, reaches).is_some_and(|fold| *fold != Fold::Delete) && meets()
+                }
                 Change::Append(_) => false,
             }
     }
@@ -46,6 +48,12 @@ impl Part {
     /// Whether a save of the part is of this collection, or reaches its rows.
     fn concerns(&self, id: CollectionId) -> bool {
         self.collections.contains_key(&id) || self.acted.contains(&id)
+    }
+
+    /// Whether this delete and what acted before it reach the same rows, and their order may show.
+    fn crosses(&self, save: &Save, reaches: &Reaches) -> bool {
+        let alike = || self.acting.iter().all(|id| *id == save.collection) && reaches.deletes_commute(save.collection);
+        reaches.of(save).is_some_and(|reached| reached.iter().any(|id| self.acted.contains(id))) && !alike()
     }
 
     /// What the part has of an object whose saves reach others.

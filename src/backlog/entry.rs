@@ -80,7 +80,12 @@ impl Entry {
                 Some(_) => {}
             }
         }
-        let body = Body::of_members(self.body.as_bytes().len() + later.body.as_bytes().len(), first.into_iter().chain(rest));
+        let bytes_max = self.body.as_bytes().len() + later.body.as_bytes().len();
+        let body = Body::of_members(bytes_max, first.into_iter().chain(rest));
+        if body.as_bytes().len() > bytes_max {
+            // A number that had an exponent is written out: more than admission has taken room for.
+            return None;
+        }
         let mut adds = self.adds.without(&later.columns.without(&later.adds));
         adds.extend(&later.adds.without(&self.columns));
         let mut columns = self.columns.clone();

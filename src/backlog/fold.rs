@@ -62,7 +62,10 @@ impl Generation {
             self.parts.push(Part::default());
         }
         let part = self.parts.last_mut().expect("one was there or pushed");
-        part.acted.extend(self.reaches.of(&save).into_iter().flatten());
+        if let Some(reached) = self.reaches.of(&save) {
+            part.acted.extend(reached);
+            part.acting.insert(save.collection);
+        }
         let collection = part.collections.entry(save.collection).or_default();
         let batched = std::mem::replace(&mut self.inside_batch, save.batch_left > 0) || save.batch_left > 0;
         let saved = collection.fold_in(sequence, save, batched);
@@ -106,6 +109,7 @@ impl Part {
     /// Folds in a later part that [joins](Self::joins), and returns what that saved.
     fn absorb(&mut self, later: Self) -> Footprint {
         self.acted.extend(later.acted);
+        self.acting.extend(later.acting);
         let mut sum = Footprint::default();
         for (id, fold) in later.collections {
             let collection = self.collections.entry(id).or_default();
@@ -195,7 +199,7 @@ impl Object {
             (self.fold, stale) = earlier.then(later, added);
         }
         let left = self.fold.entries();
-        // No body is ever longer than the two that it is made of: a brace pair less, and no sum has more digits than both numbers.
+        // No body is ever longer than the two that it is made of: a brace pair less, and sums that would be longer aren't made.
         let saved = Footprint { bytes: bytes - self.fold.body_bytes(), objects: (entries - left) as u64 };
         Folded { saved, entries: left, stale }
     }

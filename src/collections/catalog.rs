@@ -6,9 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, RefusedTable, ValueForm,
-    lanes::{Joined, Link},
-    order, reach,
+    Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, RefusedTable, ValueForm, lanes::Link, order, reach,
 };
 use crate::save::{CollectionId, ColumnIndex, NumberForm};
 
@@ -160,23 +158,26 @@ pub(super) fn build(catalog: &Catalog, rules: &CollectionRules, before: &Collect
         built.push(gone);
     }
     let default_settings = CollectionSettings::default();
-    let mut tables_named = Vec::new();
+    let mut tables_named: HashMap<(String, String), &str> = HashMap::new();
     for (name, settings) in &rules.named {
-        let (schema, table) = locate(settings.table.as_deref().unwrap_or(name), rules);
-        tables_named.push((schema.clone(), table.clone()));
-        match catalog.tables.iter().find(|found| found.schema == schema && found.name == table) {
-            Some(found) => admit(&mut built, found, name, settings, true),
-            None => built.refused.push(RefusedTable {
-                name: name.clone(),
-                reason: format!(
-                    "there is no table {schema}.{table} that this role can see: create it, or correct `collections.{name}.table`"
-                ),
-                named: true,
-            }),
+        let place = locate(settings.table.as_deref().unwrap_or(name), rules);
+        let mut refuse = |reason: String| built.refused.push(RefusedTable { name: name.clone(), reason, named: true });
+        let (schema, table) = &place;
+        // Folding tells objects apart by collection and key: two names of one row would not be put in order.
+        if let Some(other) = tables_named.get(&place) {
+            refuse(format!("the table {schema}.{table} is the collection {other:?} already: use one name for it"));
+            continue;
         }
+        match catalog.tables.iter().find(|found| found.schema == *schema && found.name == *table) {
+            Some(found) => admit(&mut built, found, name, settings, true),
+            None => refuse(format!(
+                "there is no table {schema}.{table} that this role can see: create it, or correct `collections.{name}.table`"
+            )),
+        }
+        tables_named.insert(place, name);
     }
     for table in &catalog.tables {
-        if tables_named.iter().any(|(schema, name)| *schema == table.schema && *name == table.name) {
+        if tables_named.contains_key(&(table.schema.clone(), table.name.clone())) {
             continue;
         }
         let first = rules.schemas.first().is_some_and(|schema| *schema == table.schema);
@@ -193,22 +194,12 @@ pub(super) fn build(catalog: &Catalog, rules: &CollectionRules, before: &Collect
     built
 }
 
-/// Collections that belong into one lane: joined by a foreign key, or the same table under two names.
+/// Collections that belong into one lane: joined by a foreign key.
 fn links(built: &Collections, foreign_keys: &[ForeignKey]) -> Vec<Link> {
-    let mut by_table: HashMap<(&str, &str), Vec<CollectionId>> = HashMap::new();
-    for collection in built.iter() {
-        by_table.entry((&collection.schema, &collection.table)).or_default().push(collection.id);
-    }
-    let of = |table: &(String, String)| by_table.get(&(table.0.as_str(), table.1.as_str())).cloned().unwrap_or_default();
-    let joined = foreign_keys.iter().flat_map(|key| {
-        let (from, to) = (of(&key.from), of(&key.to));
-        let pairs = from.into_iter().flat_map(move |from| to.clone().into_iter().map(move |to| [from, to]));
-        pairs.map(|ends| Link { joined: Joined::ForeignKey(key.name.clone()), ends })
-    });
-    let same = by_table.values().flat_map(|ids| ids.windows(2).map(|pair| Link { joined: Joined::Table, ends: [pair[0], pair[1]] }));
-    let mut links: Vec<Link> = joined.chain(same).collect();
-    links.sort_by_key(|link| (matches!(link.joined, Joined::Table), link.ends.map(|id| id.0)));
-    links
+    let by_table: HashMap<_, _> = built.iter().map(|c| ((c.schema.as_str(), c.table.as_str()), c.id)).collect();
+    let of = |table: &(String, String)| by_table.get(&(table.0.as_str(), table.1.as_str())).copied();
+    let link = |key: &ForeignKey| Some(Link { foreign_key: key.name.clone(), ends: [of(&key.from)?, of(&key.to)?] });
+    foreign_keys.iter().filter_map(link).collect()
 }
 
 /// `table` is in the first schema, `schema.table` in that one.

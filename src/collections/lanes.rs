@@ -20,24 +20,16 @@ pub struct Lanes(BTreeMap<String, BTreeSet<String>>);
 pub struct Across {
     /// The lanes.
     pub lanes: [LaneId; 2],
-    joined: Joined,
+    foreign_key: String,
     ends: [String; 2],
 }
 
 /// Two collections that belong into one lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
-    pub(super) joined: Joined,
+    /// The name of the foreign key that joins them, from the first to the second.
+    pub(super) foreign_key: String,
     pub(super) ends: [CollectionId; 2],
-}
-
-/// How.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Joined {
-    /// By a foreign key of this name, from the first to the second.
-    ForeignKey(String),
-    /// They are the same table.
-    Table,
 }
 
 impl Lanes {
@@ -96,7 +88,8 @@ impl Across {
     pub fn shown(&self, lanes: &Lanes) -> String {
         let [from, to] = &self.ends;
         let [from_lane, to_lane] = self.lanes.map(|lane| lanes.name(lane));
-        format!("{} {from} (lane {from_lane}) and {to} (lane {to_lane}), which are written by two transactions", self.joined)
+        let key = &self.foreign_key;
+        format!("the foreign key {key} joins {from} (lane {from_lane}) and {to} (lane {to_lane}), which are written by two transactions")
     }
 }
 
@@ -108,22 +101,13 @@ impl fmt::Display for Lanes {
     }
 }
 
-impl fmt::Display for Joined {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ForeignKey(name) => write!(f, "the foreign key {name} joins"),
-            Self::Table => f.write_str("one table is both"),
-        }
-    }
-}
-
 impl Collections {
     /// What lies across two of these lanes.
     pub fn across<'a>(&'a self, lanes: &'a Lanes) -> impl Iterator<Item = Across> + 'a {
         self.links.iter().filter_map(|link| {
             let across = link.ends.map(|id| lanes.lane_of(&self.get(id).name));
             let ends = || link.ends.map(|id| self.get(id).name.to_string());
-            (across[0] != across[1]).then(|| Across { lanes: across, joined: link.joined.clone(), ends: ends() })
+            (across[0] != across[1]).then(|| Across { lanes: across, foreign_key: link.foreign_key.clone(), ends: ends() })
         })
     }
 }
@@ -188,32 +172,44 @@ mod tests {
             foreign_keys: keys.iter().map(|(from, to)| foreign_key(from, to)).collect(),
         };
         let other_name = CollectionSettings { table: Some("scores".to_owned()), ..CollectionSettings::default() };
-        let named = BTreeMap::from([("points".to_owned(), other_name.clone()), ("scores".to_owned(), other_name)]);
+        let named = BTreeMap::from([("points".to_owned(), other_name)]);
         let rules = CollectionRules { schemas: vec!["public".to_owned()], named, lanes: lanes.clone() };
         Collections::build(&catalog, &rules, &Collections::default())
     }
 
     #[test]
     fn a_collection_that_no_lane_names_is_in_the_default_one() {
-        let lanes = lanes(&[("hot", &["scores", "points"])]);
+        let lanes = lanes(&[("hot", &["points"])]);
         let collections = collections(&[], &lanes);
         let lane = |name: &str| collections.named(name).expect("a collection").lane;
-        assert_eq!((lane("scores"), lane("points"), lane("players")), (LaneId(1), LaneId(1), LaneId(0)));
+        assert_eq!((lane("points"), lane("players")), (LaneId(1), LaneId(0)));
         assert_eq!(lanes.problems(&collections), [""; 0]);
         assert_eq!((lanes.name(LaneId(1)), lanes.count()), ("hot", 2));
     }
 
     #[test]
-    fn a_foreign_key_or_a_table_across_two_lanes_is_a_problem() {
-        let lanes = lanes(&[("hot", &["scores", "players"]), ("cold", &["guilds"])]);
+    fn a_foreign_key_across_two_lanes_is_a_problem() {
+        let lanes = lanes(&[("hot", &["players"]), ("cold", &["guilds"])]);
         let collections = collections(&[("players", "guilds"), ("players", "players"), ("scores", "players")], &lanes);
         let problems = lanes.problems(&collections);
         let told = |part: &str| assert!(problems.iter().any(|problem| problem.starts_with(part)), "{part}: {problems:#?}");
         told("the foreign key players_guilds_fkey joins players (lane hot) and guilds (lane cold)");
         told("the foreign key scores_players_fkey joins points (lane default) and players (lane hot)");
-        told("one table is both points (lane default) and scores (lane hot)");
-        assert_eq!(problems.len(), 3, "{problems:#?}");
-        assert_eq!(collections.across(&lanes).next().expect("one of them").lanes, [LaneId(0), LaneId(2)]);
+        assert_eq!(problems.len(), 2, "{problems:#?}");
+        assert_eq!(collections.across(&lanes).next().expect("one of them").lanes, [LaneId(2), LaneId(1)]);
+    }
+
+    #[test]
+    fn a_table_is_saved_to_under_one_name() {
+        let settings = |table: &str| CollectionSettings { table: Some(table.to_owned()), ..CollectionSettings::default() };
+        let named = BTreeMap::from([("points".to_owned(), settings("scores")), ("scores".to_owned(), CollectionSettings::default())]);
+        let catalog = Catalog { tables: vec![table("scores")], foreign_keys: Vec::new() };
+        let rules = CollectionRules { schemas: vec!["public".to_owned()], named, ..CollectionRules::default() };
+        let collections = Collections::build(&catalog, &rules, &Collections::default());
+        assert_eq!(collections.iter().map(|collection| &*collection.name).collect::<Vec<_>>(), ["points"]);
+        let [refused] = collections.refused() else { panic!("{:?}", collections.refused()) };
+        assert_eq!((refused.name.as_str(), refused.named), ("scores", true));
+        assert!(refused.reason.contains("is the collection \"points\" already"), "{}", refused.reason);
     }
 
     #[test]

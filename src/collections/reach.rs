@@ -7,6 +7,8 @@ use super::{Collection, ForeignKey, Reaction};
 use crate::save::{Change, CollectionId, ColumnSet, Save};
 
 /// What saves reach, by collection. Collections that are not in it reach nothing.
+///
+/// Made anew with every catalog that differs: what was folded by another one (told by its address) is folded again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reaches(BTreeMap<CollectionId, Reach>);
 
@@ -19,6 +21,8 @@ struct Reach {
     acting: ColumnSet,
     /// Tables whose rows a change of such a column changes.
     by_update: BTreeSet<CollectionId>,
+    /// Whether deletes do nothing but cascade: then their order doesn't show.
+    pure_cascade: bool,
     /// What follows a change of such a column follows the next one too: of several changes only the last counts.
     follows: bool,
 }
@@ -39,6 +43,11 @@ impl Reaches {
     /// what the delete does to others, or do what the insert would not.
     pub fn forbids_replace(&self, collection: CollectionId) -> bool {
         self.0.contains_key(&collection)
+    }
+
+    /// Whether deletes of this collection may come in any order among themselves.
+    pub fn deletes_commute(&self, collection: CollectionId) -> bool {
+        self.0.get(&collection).is_none_or(|reach| reach.pure_cascade)
     }
 
     /// Whether two changes of these columns of one object may not become one: what the first did to others would not show.
@@ -83,15 +92,19 @@ struct Spreading<'a> {
 impl<'a> Spreading<'a> {
     fn reach(&self, collection: &'a Collection) -> Reach {
         let table = Table(&collection.schema, &collection.table);
-        let mut reach = Reach { by_delete: self.from([(table, Event::Delete)]).0, ..Reach::default() };
+        let (by_delete, pure_cascade) = self.from([(table, Event::Delete)]);
+        let mut reach = Reach { pure_cascade: pure_cascade && !by_delete.is_empty(), by_delete, ..Reach::default() };
         let mut acting = Vec::new();
         for key in self.referencing(table).iter().filter(|key| acts(key.on_update)) {
             for name in &key.to_columns {
                 // A column of the key that saves go by never changes by a save.
-                if let Some((index, _)) = collection.column(name).filter(|&(index, _)| !collection.is_key(index)) {
-                    reach.acting.insert(index);
-                    acting.push((table, Event::Update(name)));
+                let Some((index, column)) = collection.column(name).filter(|&(index, _)| !collection.is_key(index)) else { continue };
+                if column.read_only.is_some() {
+                    // Generated from others: any may be the one.
+                    reach.acting.extend(&(0..).zip(&collection.columns).map(|(index, _)| index).collect());
                 }
+                reach.acting.insert(index);
+                acting.push((table, Event::Update(name)));
             }
         }
         (reach.by_update, reach.follows) = self.from(acting);

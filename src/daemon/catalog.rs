@@ -19,6 +19,8 @@ pub(super) struct SharedCollections(Arc<Shared>);
 
 struct Shared {
     now: RwLock<Arc<Collections>>,
+    /// What they were made of.
+    last: Mutex<Option<Catalog>>,
     /// Held while a new one is made, so that numbers given meanwhile are not lost.
     change: Mutex<()>,
     /// Postgres has been read in this run.
@@ -34,8 +36,8 @@ const LEDGER_KEY: &str = "catalog";
 impl SharedCollections {
     /// What the journal's ledger remembers of the catalog; nothing at the very first start.
     pub(super) fn new(rules: CollectionRules, postgres: Postgres, ledger: Ledger, metrics: Metrics) -> Self {
-        let (now, change, fresh) = (RwLock::default(), Mutex::default(), AtomicBool::new(false));
-        Self(Arc::new(Shared { now, change, fresh, rules, postgres, ledger, metrics }))
+        let (now, last, change, fresh) = (RwLock::default(), Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Self(Arc::new(Shared { now, last, change, fresh, rules, postgres, ledger, metrics }))
     }
 
     /// What may be saved now.
@@ -49,7 +51,7 @@ impl SharedCollections {
         let remembered = tokio::task::spawn_blocking(move || ledger.get(LEDGER_KEY)).await.expect("the ledger doesn't panic")?;
         // A catalog that an older version wrote differently is as good as none: Postgres is asked.
         let catalog = remembered.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Ok(catalog.map(|catalog| self.take(&catalog)).is_some())
+        Ok(catalog.map(|catalog| self.take(catalog)).is_some())
     }
 
     /// Reads the catalog from Postgres unless this run has done so.
@@ -70,11 +72,18 @@ impl SharedCollections {
             tracing::warn!(%error, "the catalog can't be kept for starts without postgres");
         }
         self.0.fresh.store(true, Ordering::Relaxed);
-        Ok(self.take(&catalog))
+        Ok(self.take(catalog))
     }
 
-    fn take(&self, catalog: &Catalog) -> Arc<Collections> {
-        self.change(|before| Collections::build(catalog, &self.0.rules, before))
+    /// A catalog that is as before changes nothing: what was folded by it stays as it is.
+    fn take(&self, catalog: Catalog) -> Arc<Collections> {
+        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() == Some(&catalog) {
+            return self.now();
+        }
+        let taken = self.change(|before| Collections::build(&catalog, &self.0.rules, before));
+        *last = Some(catalog);
+        taken
     }
 
     /// Entries of the journal as saves: names become numbers. Names that the catalog doesn't have get numbers too.

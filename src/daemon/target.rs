@@ -127,7 +127,7 @@ impl Target for LaneTarget {
     async fn apply(&mut self, work: Work<'_>) -> Result<Written, ApplyError> {
         let collections = self.collections.now();
         self.stands_alone(&collections)?;
-        if matches!(work.what, What::Generation(generation) if generation.reaches != *collections.reaches()) {
+        if matches!(work.what, What::Generation(generation) if !Arc::ptr_eq(&generation.reaches, collections.reaches())) {
             return Err(ApplyError::Catalog);
         }
         let (generation, given_up, failed): (_, &[Accepted], _) = match work.what {
@@ -163,7 +163,9 @@ impl Target for LaneTarget {
         self.observer.transaction_ended(self.lane_id, &applied, began.elapsed());
         if let Ok(written) = &applied {
             let failed: Vec<_> = given_up.iter().chain(written.failed.iter().map(|(accepted, _)| accepted)).cloned().collect();
-            self.failed.settled(&failed, &written.closed, &self.backlog);
+            let is_open = |accepted: &&Accepted| !written.closed.iter().any(|close| close.sequence == accepted.sequence);
+            let open: Vec<_> = failed.iter().filter(is_open).cloned().collect();
+            self.failed.settled(&open, &written.closed, &self.backlog);
             self.observer.settled(generation, &failed, written);
             self.statement_rows.saw(written.statement_rows);
         }

@@ -59,7 +59,7 @@ impl Life {
     fn start_set(world: &World, window: Duration, hint: Sequence, limits: Limits, take_over: bool, drain: DrainSettings) -> Self {
         let ownership = world.start(take_over);
         let generation_objects_max = world.chance().u64(2..12);
-        let backlog = LaneBacklog::new(generation_objects_max, hint, Arc::default(), &limits);
+        let backlog = LaneBacklog::new(generation_objects_max, hint, Arc::clone(&world.lock().reaches), &limits);
         backlog.recover(world.journal_after(hint));
         let noting = world.clone();
         let (lane, handle) = Lane::new(LaneParts {

@@ -6,7 +6,7 @@
 //! (P2: they fail at their place, as the fault lies in no other row). Anything else that goes wrong ends the transaction, and
 //! the generation is halved: so is one whose rows reach others, or whose row belongs to a batch.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use super::{
     Action, FailedSave, Failure,
@@ -53,13 +53,8 @@ const TAKEN_OUT_MAX: usize = 1_000;
 const STATEMENT_PART: usize = 2;
 
 impl Writer {
-    /// Writes what of a generation can be written, and gives the saves that can't.
-    pub(super) async fn write_carefully(
-        &self,
-        work: &Work<'_>,
-        generation: &Generation,
-        aside: &dyn Aside,
-    ) -> Result<(Written, Vec<(Accepted, Failure)>), ApplyError> {
+    /// Writes what of a generation can be written; tells the saves that can't and what is closed by those that can.
+    pub(super) async fn write_carefully(&self, work: &Work<'_>, generation: &Generation, aside: &dyn Aside) -> Result<Written, ApplyError> {
         let (mut written, mut taken) = (Written::default(), Vec::new());
         let rows_max = (work.statement_rows / STATEMENT_PART).max(1);
         for step in plan::steps(work.collections, generation)? {
@@ -67,8 +62,13 @@ impl Writer {
                 self.write_portion(generation, &step, portion, &mut written, &mut taken).await?;
             }
         }
-        let failed = self.write_aside(work, generation, aside, &taken, &mut written).await?;
-        Ok((written, failed))
+        let saves = if taken.is_empty() { Vec::new() } else { aside.saves(&taken).await? };
+        written.failed = self.write_aside(work, generation, &taken, &saves, &mut written).await?;
+        written.closed = closes(work.closes, &saves, &written.failed);
+        match written.failed.first() {
+            Some((_, why)) if written.failed.len() as u64 > aside.room() => Err(why.clone().into()),
+            _ => Ok(written),
+        }
     }
 
     /// Writes the rows of a portion but those at fault.
@@ -95,20 +95,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Finds the first row at fault among rows that were refused together, and writes those before it.
+    /// Finds the first row at fault among rows that were refused together, and writes those before it: no row is written twice.
     async fn search(&self, step: &Step<'_>, rows: &[Row<'_>], why: Failure, written: &mut Written) -> Result<(usize, Failure), ApplyError> {
-        // What Postgres tells often names the row; trying it alone shows whether that is so.
-        if let Some(at) = rows.iter().position(|row| is_named(row, &why))
-            && let Some(own) = self.attempt(step, &rows[at..=at], written).await?
-            && (at == 0 || self.attempt(step, &rows[..at], written).await?.is_none())
-        {
-            return Ok((at, own));
-        }
-        self.bisect(step, rows, written).await
-    }
-
-    async fn bisect(&self, step: &Step<'_>, rows: &[Row<'_>], written: &mut Written) -> Result<(usize, Failure), ApplyError> {
         let (mut from, mut to) = (0, rows.len());
+        // What Postgres tells often names the row.
+        if let Some(at) = rows.iter().position(|row| is_named(row, &why)) {
+            if self.attempt(step, &rows[..at], written).await?.is_some() {
+                to = at;
+            } else if let Some(own) = self.attempt(step, &rows[at..=at], written).await? {
+                return Ok((at, own));
+            } else {
+                from = at + 1;
+            }
+        }
         while to - from > 1 {
             let middle = from + (to - from) / 2;
             match self.attempt(step, &rows[from..middle], written).await? {
@@ -157,27 +156,21 @@ impl Writer {
         &self,
         work: &Work<'_>,
         generation: &Generation,
-        aside: &dyn Aside,
         taken: &[TakenOut],
+        saves: &[Accepted],
         written: &mut Written,
     ) -> Result<Vec<(Accepted, Failure)>, ApplyError> {
-        if taken.is_empty() {
-            return Ok(Vec::new());
-        }
         let mut failed = Vec::new();
-        for accepted in aside.saves(taken).await? {
+        for accepted in saves {
             // Alone in its row it was refused as it stands.
             let known = taken.iter().find(|taken| taken.saves == 1 && taken.last == accepted.sequence).map(|taken| taken.why.clone());
             let why = match known {
                 Some(why) => Some(why),
-                None => self.execute(work, generation, &accepted, written).await?,
+                None => self.execute(work, generation, accepted, written).await?,
             };
-            failed.extend(why.map(|why| (accepted, why)));
+            failed.extend(why.map(|why| (accepted.clone(), why)));
         }
-        match failed.first() {
-            Some((_, why)) if failed.len() as u64 > aside.room() => Err(why.clone().into()),
-            _ => Ok(failed),
-        }
+        Ok(failed)
     }
 
     async fn execute(
@@ -187,7 +180,7 @@ impl Writer {
         accepted: &Accepted,
         written: &mut Written,
     ) -> Result<Option<Failure>, ApplyError> {
-        let alone = Generation::one_by_one(generation.after, generation.reaches.clone(), [accepted.clone()]);
+        let alone = Generation::one_by_one(generation.after, Arc::clone(&generation.reaches), [accepted.clone()]);
         for step in plan::steps(work.collections, &alone)? {
             if let Some(why) = self.attempt(&step, &step.rows, written).await? {
                 return Ok(Some(why));
@@ -218,8 +211,21 @@ fn is_named(row: &Row<'_>, why: &Failure) -> bool {
     }
 }
 
-/// What is closed by a transaction in which these saves fail: nothing is overtaken by a save that fails itself.
-pub(super) fn closes_beside(closes: &[Close], failed: &[(Accepted, Failure)]) -> Vec<Close> {
-    let fails = |by: Sequence| failed.iter().any(|(accepted, _)| accepted.sequence == by);
-    closes.iter().filter(|close| close.state != FailedState::Overtaken || !fails(close.by)).copied().collect()
+/// What is closed by a transaction in which some of these saves, in order, fail: a row that was refused is overtaken by the last
+/// save of its object that was not, be it an earlier failed save or one of these.
+fn closes(planned: &[Close], saves: &[Accepted], failed: &[(Accepted, Failure)]) -> Vec<Close> {
+    let fails = |sequence: Sequence| failed.iter().any(|(accepted, _)| accepted.sequence == sequence);
+    let last_taken = |of: &Accepted| {
+        let same = |other: &&Accepted| other.save.key == of.save.key && other.save.collection == of.save.collection;
+        let taken = saves.iter().filter(|other| of.save.key != Key::none() && !fails(other.sequence));
+        taken.filter(same).map(|other| other.sequence).next_back()
+    };
+    let overtakes = |sequence: Sequence, by: &Accepted| {
+        last_taken(by).filter(|&by| by > sequence).map(|by| Close { sequence, state: FailedState::Overtaken, by })
+    };
+    let earlier = planned.iter().filter_map(|close| match failed.iter().find(|(accepted, _)| accepted.sequence == close.by) {
+        Some((by, _)) if close.state == FailedState::Overtaken => overtakes(close.sequence, by),
+        _ => Some(*close),
+    });
+    earlier.chain(failed.iter().filter_map(|(accepted, _)| overtakes(accepted.sequence, accepted))).collect()
 }

@@ -39,7 +39,7 @@ pub struct FailedSave {
     pub accepted_at: SystemTime,
 }
 
-/// Journal, lane, then one array a column; answers (0, rows).
+/// Journal, lane, then one array a column; answers (0, rows). A row may be there: the position was set back by hand.
 pub(super) const INSERT: &str = "with made as (insert into forebay.failed_save \
      (journal_id, lane, sequence, collection, key, kind, body, added, sqlstate, constraint_name, message, detail, accepted_at) \
      select $1::uuid, $2, p.sequence::int8, p.collection, array(select e.part from jsonb_array_elements_text(p.key::jsonb) \
@@ -48,6 +48,9 @@ pub(super) const INSERT: &str = "with made as (insert into forebay.failed_save \
      p.sqlstate, p.constraint_name, p.message, p.detail, timestamptz 'epoch' + p.accepted::int8 * interval '1 microsecond' \
      from unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
      as p(sequence, collection, key, kind, body, added, sqlstate, constraint_name, message, detail, accepted) \
+     on conflict (journal_id, sequence) do update set closed_at = null, closed_reason = null, closed_by = null, closed_note = null, \
+     sqlstate = excluded.sqlstate, constraint_name = excluded.constraint_name, message = excluded.message, detail = excluded.detail, \
+     failed_at = now() \
      returning 1) select 0::int8, count(*) from made";
 
 /// Journal, then one array a column; answers (0, rows), of which there may be fewer: somebody may have closed them by hand. What

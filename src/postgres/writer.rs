@@ -10,7 +10,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{
-    Action, Aside, FailedSave, Failure, PositionRow, careful, failed_saves, fingerprint,
+    Action, Aside, FailedSave, Failure, PositionRow, failed_saves, fingerprint,
     flight::{Counts, Flight, Refusal},
     lease::{Lease, within},
     plan::{self, Operation, Row, Step},
@@ -242,17 +242,17 @@ impl Writer {
         let mut failed = work.failed.to_vec();
         match (work.generation, work.aside) {
             (Some(generation), Some(aside)) => {
-                (written, written.failed) = self.write_carefully(work, generation, aside).await?;
+                written = self.write_carefully(work, generation, aside).await?;
                 failed.extend(written.failed.iter().map(|(accepted, why)| aside.failed(accepted, why)));
             }
             (Some(generation), None) => {
                 for step in &plan::steps(work.collections, generation)? {
                     send_step(&mut flight, step, work.statement_rows.max(1), &mut written).await?;
                 }
+                written.closed = work.closes.to_vec();
             }
-            (None, _) => {}
+            (None, _) => written.closed = work.closes.to_vec(),
         }
-        written.closed = careful::closes_beside(work.closes, &written.failed);
         for saves in failed.chunks(work.statement_rows.max(1)) {
             self.send_failed(&mut flight, saves, &mut written).await?;
         }

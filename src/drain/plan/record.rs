@@ -142,14 +142,14 @@ impl Plan {
     }
 
     /// A generation came out of the backlog. Returns it if it isn't what comes next.
-    pub(in crate::drain) fn sealed(&mut self, generation: Generation, room: Room, reaches: &Reaches) -> Option<Generation> {
+    pub(in crate::drain) fn sealed(&mut self, generation: Generation, room: Room, reaches: &Arc<Reaches>) -> Option<Generation> {
         debug_assert!(self.bounds.is_empty() && self.hand.is_none(), "the backlog comes after what is known");
         let through = generation.through;
         if through <= self.position {
             return Some(generation);
         }
         self.bounds.push(Bound { through, room: Some(room) });
-        let fits = generation.saves <= self.saves_max() && *generation.reaches == *reaches;
+        let fits = generation.saves <= self.saves_max() && Arc::ptr_eq(&generation.reaches, reaches);
         if generation.after == self.position && fits {
             let single = generation.saves == 1;
             self.hand = Some(Hand { through, work: HandWork::Generation { generation, single, room: None } });
@@ -168,7 +168,7 @@ impl Plan {
             unreachable!("only a generation is extended");
         };
         let bound = self.bounds.pop().expect("what is in hand ends at a bound");
-        if generation.through != later.after || generation.reaches != later.reaches {
+        if generation.through != later.after || !Arc::ptr_eq(&generation.reaches, &later.reaches) {
             self.bounds.push(Bound { through: later.through, room: Some(later_room) });
             self.bounds.push(bound);
             self.hand = Some(Hand { through, work: HandWork::Generation { generation, single, room } });
@@ -273,10 +273,10 @@ impl Plan {
     /// Applying failed. Returns what is to be dropped with the verdict.
     pub(in crate::drain) fn apply_failed(&mut self, need: Need, failure: &Failure, now: Instant, chance: f64) -> (Verdict, Option<Hand>) {
         let (stake, saves) = match self.hand.as_ref().map(|hand| &hand.work) {
-            Some(HandWork::Generation { generation, single, .. }) => {
+            Some(HandWork::Generation { generation, single, .. }) if generation.saves > 0 => {
                 (Stake::Saves { single: *single, one_row: self.statement_rows <= 1, careful: self.careful_for > 0 }, generation.saves)
             }
-            Some(HandWork::Failed { .. }) | None => (Stake::None, 0),
+            Some(_) | None => (Stake::None, 0),
         };
         let waits = self.waits();
         let tries = self.work_tries.count(failure.sqlstate.as_deref());
@@ -307,7 +307,7 @@ impl Plan {
             }
             _ => None,
         };
-        if dropped.is_some() {
+        if dropped.is_some() && !matches!(verdict, Verdict::Refold(_)) {
             self.work_tries = Tries::default();
         }
         (verdict, dropped)

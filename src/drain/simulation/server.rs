@@ -254,7 +254,7 @@ impl Target for FakePostgres {
     }
 
     fn reaches(&self) -> Arc<Reaches> {
-        Arc::default()
+        Arc::clone(&self.world.lock().reaches)
     }
 
     async fn refresh(&mut self) -> Result<(), Failure> {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     backlog::model::{COLUMNS, LOG, Model, ROWS, save},
+    collections::Reaches,
     drain::Ownership,
     limits::Limit,
     postgres::{Action, PositionRow},
@@ -35,6 +36,7 @@ pub(super) struct Inner {
     last: Sequence,
     owners: Vec<Uuid>,
     pub(super) had_row: bool,
+    pub(super) reaches: Arc<Reaches>,
     settled: Vec<Sequence>,
 }
 
@@ -50,6 +52,7 @@ impl World {
             last: Sequence::ZERO,
             owners: Vec::new(),
             had_row: false,
+            reaches: Arc::default(),
             settled: vec![Sequence::ZERO],
         };
         Self(Arc::new(Mutex::new(inner)))

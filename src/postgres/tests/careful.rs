@@ -92,6 +92,29 @@ async fn of_an_object_only_the_saves_at_fault_fail_and_they_keep_their_order() {
     let saves = saves.into_iter().chain([lane.save("t", "2", r#"{"n":2}"#, 0)]).collect();
     assert_eq!(lane.carefully(saves, 100).await.expect("applied"), [2, 4]);
     assert_eq!(fixture.rows("select * from t order by id").await, ["1|1|third", "2|2|NULL"]);
+    let closed = "select sequence, closed_reason, closed_by from forebay.failed_save order by 1";
+    assert_eq!(fixture.rows(closed).await, ["2|overtaken|3", "4|NULL|NULL"], "what a later save has overtaken is no longer open");
+}
+
+#[tokio::test]
+async fn words_that_fit_another_row_write_none_twice() {
+    let schema = "create table log (number int8 generated always as identity, n int4, note text);
+                  create table t (id int8 primary key, n int4 check (n >= 0), m int4 default 1)";
+    let fixture = Fixture::new(schema).await;
+    let mut lane = fixture.lane(&["log"]).await;
+    let append = |lane: &Lane<'_>, json: &str| {
+        let save = lane.save("log", "", json, 0);
+        let Change::Set(body) = save.change.clone() else { unreachable!() };
+        Save { key: Key::none(), change: Change::Append(body), ..save }
+    };
+    let bodies = [r#"{"n":1,"note":"abc corp"}"#, r#"{"n":2,"note":"x"}"#, r#"{"n":"abc","note":"x"}"#, r#"{"n":4,"note":"x"}"#];
+    let saves = bodies.map(|json| append(&lane, json)).to_vec();
+    assert_eq!(lane.carefully(saves, 9).await.expect("applied"), [3]);
+    assert_eq!(fixture.rows("select n from log order by number").await, ["1", "2", "4"]);
+    // The row that Postgres shows has the key of another row among its values.
+    let adds = [("1", 5), ("12", -4), ("13", 6)].map(|(key, n)| lane.save("t", key, &format!(r#"{{"n":{n}}}"#), 1)).to_vec();
+    assert_eq!(lane.carefully(adds, 9).await.expect("applied"), [2]);
+    assert_eq!(fixture.rows("select id, n from t order by id").await, ["1|5", "13|6"]);
 }
 
 #[tokio::test]
