@@ -147,7 +147,7 @@ impl<T: Target, L: Log> Lane<T, L> {
     async fn rebuild(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(Generation, bool), LogError> {
         let mut rebuild = Rebuild::new(after, through, self.target.reaches(), saves_max, self.generation_objects_max);
         while let Some(read) = rebuild.reads_after() {
-            rebuild.take(self.log.read(read, through, PAGE_BYTES_MAX).await?)?;
+            rebuild.take(self.log.read(read, through, rebuild.page_bytes()).await?)?;
         }
         rebuild.finish()
     }

@@ -11,6 +11,10 @@ use crate::{
 
 /// Bytes that one read of the journal brings.
 pub(super) const PAGE_BYTES_MAX: u64 = 4 << 20;
+/// And at the least: about what the journal holds as one value.
+const PAGE_BYTES_MIN: u64 = 32 << 10;
+/// What a save may have, for guessing how many bytes hold so many.
+const SAVE_BYTES: u64 = 512;
 
 /// A generation that is being folded from the journal.
 #[derive(Debug)]
@@ -36,6 +40,11 @@ impl Rebuild {
     pub(super) fn new(after: Sequence, through: Sequence, reaches: Arc<Reaches>, saves_max: u64, objects_max: u64) -> Self {
         let generation = Generation::empty(after, reaches);
         Self { generation, through, saves_max, objects_max, unit: Vec::new(), first: Vec::new(), units: 0, seen: after, ended: false }
+    }
+
+    /// How much to read next: a search for a save at fault wants few at a time, and reading is what it spends most on.
+    pub(super) fn page_bytes(&self) -> u64 {
+        self.saves_max.saturating_mul(SAVE_BYTES).clamp(PAGE_BYTES_MIN, PAGE_BYTES_MAX)
     }
 
     /// Where to read on; `None` when it is done.
