@@ -47,6 +47,13 @@ impl Controls {
         self.lanes.iter().filter(|lane| ids.contains(&lane.id()))
     }
 
+    /// Somebody knows that the tables have changed.
+    pub(super) async fn reread_catalog(&self) {
+        self.collections.reread().await;
+        // A lane may stand in front of what is repaired.
+        self.probe();
+    }
+
     /// Every limit as it is now.
     pub(super) fn limits(&self) -> impl Iterator<Item = &Limit> {
         self.limits.readers.set_used(self.postgres.readers() as u64);
