@@ -197,6 +197,10 @@ impl<T: Target, L: Log> Lane<T, L> {
                 let (need, failure) = complaint(error);
                 let (verdict, dropped) = self.plan.apply_failed(need, &failure, Instant::now(), fastrand::f64());
                 self.judged(&failure, verdict);
+                // Whatever the failure asks for, it took the session along: tried over nothing, it could not repeat itself.
+                if !self.target.is_connected() {
+                    self.plan.lost();
+                }
                 self.drop_aside(dropped);
             }
         }

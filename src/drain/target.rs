@@ -37,6 +37,9 @@ pub trait Target: Send {
     /// server has.
     fn apply(&mut self, work: Work<'_>) -> impl Future<Output = Result<Written, ApplyError>> + Send;
 
+    /// Whether there is a connection that can be used again.
+    fn is_connected(&self) -> bool;
+
     /// Throws the connection away, if there is one.
     fn disconnect(&mut self);
 

@@ -238,7 +238,7 @@ impl Plan {
         self.contact_tries = Tries::default();
     }
 
-    /// The connection of an idle lane is gone.
+    /// The connection is gone: the position row comes first over the next one.
     pub(in crate::drain) fn lost(&mut self) {
         self.contact = Contact::Unread;
     }

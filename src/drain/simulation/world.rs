@@ -166,6 +166,11 @@ impl World {
         self.lock().server.refuses = what;
     }
 
+    /// From now on a refusal ends the session.
+    pub(super) fn make_refusals_fatal(&self) {
+        self.lock().server.fatal = true;
+    }
+
     /// A save that is refused with this code if the server is told to.
     pub(super) fn named(&self, code: &str) -> Vec<Accepted> {
         self.numbered(vec![append(&format!("\"{code}\""))])
