@@ -30,12 +30,12 @@ impl<T: Target, L: Log> Lane<T, L> {
             Ok(row) => row,
             Err(failure) => return self.contact_failed((&failure).into(), &failure),
         };
-        match self.plan.meet(row, self.log.last()) {
+        match self.plan.meet(row, |sequence| self.log.knows(sequence)) {
             Meeting::At(position) => self.stand_at(position).await,
             Meeting::Claim(_) => {}
             Meeting::Fenced(by) => self.events.fenced(by),
             Meeting::Missing => self.stand_before(&missing_row()),
-            Meeting::Beyond(position) => self.stand_before(&beyond_the_journal(position, self.log.last())),
+            Meeting::Beyond(position) => self.stand_before(&beyond_the_journal(position)),
         }
     }
 
@@ -340,9 +340,9 @@ fn missing_row() -> Failure {
     )
 }
 
-fn beyond_the_journal(position: Sequence, last: Sequence) -> Failure {
+fn beyond_the_journal(position: Sequence) -> Failure {
     halting(
-        format!("the row of forebay.lane_position says {position}, but the journal ends at {last}: this is an older state of the journal"),
+        format!("the row of forebay.lane_position says {position}, which this journal never reached: it is an older state of the journal"),
         "bring the newest journal back",
     )
 }

@@ -53,8 +53,9 @@ pub trait Log: Send + Sync {
     /// whole batches only. Empty only if there are none: a bound need not be a save of the lane.
     fn read(&self, after: Sequence, through: Sequence, bytes_max: u64) -> impl Future<Output = Result<Vec<Accepted>, LogError>> + Send;
 
-    /// The last save of any lane that the journal holds or held.
-    fn last(&self) -> Sequence;
+    /// Whether this number is the journal's: of a save of any lane that it holds or held, or below one. What another state of
+    /// the journal gave after the two parted lies below numbers of this start, and yet is not its own.
+    fn knows(&self, sequence: Sequence) -> bool;
 
     /// Makes durable that the lane has a position row in Postgres: should it be missing later, that is no fresh start.
     fn note_row(&self) -> impl Future<Output = Result<(), LogError>> + Send;

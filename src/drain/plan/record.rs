@@ -45,8 +45,8 @@ impl Plan {
     }
 
     /// The position row was read.
-    pub(in crate::drain) fn meet(&mut self, row: Option<PositionRow>, last: Sequence) -> Meeting {
-        let meeting = self.ownership.meet(row, last);
+    pub(in crate::drain) fn meet(&mut self, row: Option<PositionRow>, knows: impl FnOnce(Sequence) -> bool) -> Meeting {
+        let meeting = self.ownership.meet(row, knows);
         match meeting {
             Meeting::Claim(row) => self.contact = Contact::Unclaimed(row),
             Meeting::Fenced(by) => self.contact = Contact::Fenced(by),
