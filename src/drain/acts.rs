@@ -9,7 +9,7 @@ use super::{
     judge::{Need, Verdict},
     lane::Lane,
     meet::Meeting,
-    plan::{Hand, HandWork, Settled, Stood},
+    plan::{Gap, Hand, HandWork, Settled, Stood},
     rebuild::{PAGE_BYTES_MAX, Rebuild},
     status::{FailedNote, LastError},
     target::{Log, LogError, Target},
@@ -129,6 +129,11 @@ impl<T: Target, L: Log> Lane<T, L> {
         if let Some(through) = self.backlog.move_up() {
             self.plan.move_up(through, self.target.reaches());
         }
+    }
+
+    pub(super) fn skip_gap(&mut self, gap: Gap) {
+        self.events.gave_up(gap.after, gap.through);
+        self.plan.skip_gap(gap, self.target.reaches());
     }
 
     pub(super) async fn fold(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(), String> {
@@ -251,14 +256,15 @@ impl<T: Target, L: Log> Lane<T, L> {
     }
 
     fn cannot_read(&mut self, error: LogError) -> Result<(), String> {
-        let remedy = match error {
+        let failure = match error {
             LogError::Broken(what) => return Err(what),
-            LogError::Forgotten { .. } => {
-                "set the row of forebay.lane_position to the sequence up to which the tables are known to hold everything"
+            LogError::Forgotten { oldest } => {
+                self.plan.ask_for_gap(oldest);
+                forgotten(self.plan.position(), oldest, self.handle.name())
             }
-            LogError::Missing { .. } => "stop the daemon and run `forebay journal verify`",
+            LogError::Missing { .. } => halting(error.to_string(), "stop the daemon and run `forebay journal verify`"),
         };
-        self.cannot_prepare(&halting(error.to_string(), remedy));
+        self.cannot_prepare(&failure);
         Ok(())
     }
 
@@ -331,6 +337,15 @@ fn went_back(from: Sequence, to: Sequence) -> Failure {
         format!("postgres went back in time, from {from} to {to}, and drain.on_rewind is halt"),
         "look at what was restored; `forebay resume` writes what it lost again from the journal",
     )
+}
+
+fn forgotten(after: Sequence, oldest: Sequence, lane: &str) -> Failure {
+    let message = format!("the journal no longer holds the saves after {after} and before {oldest}, which postgres has lost");
+    let remedy = format!(
+        "restore a newer state of the database; or, if the tables hold them, set the row of forebay.lane_position; or give them up \
+         (`forebay lane accept-gap {lane}`)"
+    );
+    halting(message, &remedy)
 }
 
 fn missing_row() -> Failure {

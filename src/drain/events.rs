@@ -110,6 +110,11 @@ impl Events {
         tracing::warn!(lane = %self.lane, %from, %to, "postgres went back in time: what it lost is written again from the journal");
     }
 
+    /// Somebody has accepted that saves are in neither Postgres nor the journal.
+    pub(super) fn gave_up(&self, after: Sequence, through: Sequence) {
+        tracing::error!(lane = %self.lane, %after, %through, "gives up saves that postgres has lost and the journal no longer holds");
+    }
+
     pub(super) fn connection_lost(&self) {
         tracing::info!(lane = %self.lane, "the idle connection was lost");
     }

@@ -87,7 +87,7 @@ pub enum What<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
     /// Saves that are asked for are no longer there: retention has passed.
-    #[error("the journal no longer holds the saves before {oldest}, which Postgres has lost")]
+    #[error("the journal no longer holds the saves before {oldest}")]
     Forgotten {
         /// The oldest save that it may hold.
         oldest: Sequence,

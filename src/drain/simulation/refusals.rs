@@ -145,7 +145,14 @@ async fn a_rewind_waits_for_a_person_if_told_to() {
     assert!(halt.reason.contains("went back in time"), "{halt:?}");
     sleep(Duration::from_secs(3_600)).await;
     assert_eq!(world.row_through(), back, "nothing is written before somebody agrees");
+    life.handle.probe();
+    life.handle.accept_gap();
+    sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(world.row_through(), back, "a raised limit is no agreement");
     life.handle.resume(false);
     life.until(|state| *state == LaneState::Idle).await;
     world.check_everything();
+    // Once is once: another rewind, to the same place, is asked for anew.
+    world.go_back();
+    halted(&life).await;
 }

@@ -125,6 +125,14 @@ impl World {
         inner.forgotten = inner.last;
     }
 
+    /// What the journal has forgotten never was, for the checks, and Postgres has none of it.
+    pub(super) fn lose_what_is_forgotten(&self) {
+        let mut inner = self.lock();
+        let forgotten = inner.forgotten;
+        inner.journal.retain(|accepted| accepted.sequence > forgotten);
+        inner.server.tables = Model::default();
+    }
+
     pub(super) fn batch(&self) -> Vec<Accepted> {
         let mut chance = self.chance();
         let length = if chance.u8(..4) == 0 { chance.usize(2..4) } else { 1 };
