@@ -19,6 +19,7 @@ mod poolers;
 mod programs;
 mod restarts;
 mod rewinds;
+mod schema_changes;
 mod slow_readers;
 mod stops;
 mod support;
