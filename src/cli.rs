@@ -20,6 +20,7 @@ mod drain;
 mod failed;
 mod healthcheck;
 mod journal;
+mod lane;
 mod limit;
 mod pause;
 mod resume;
@@ -46,6 +47,7 @@ enum Command {
     Failed(failed::Arguments),
     Healthcheck(healthcheck::Arguments),
     Journal(journal::Arguments),
+    Lane(lane::Arguments),
     Limit(limit::Arguments),
     Pause(pause::Arguments),
     Resume(resume::Arguments),
@@ -78,6 +80,7 @@ impl Cli {
             Command::Failed(arguments) => failed::run(&arguments),
             Command::Healthcheck(arguments) => healthcheck::run(&arguments),
             Command::Journal(arguments) => journal::run(&arguments),
+            Command::Lane(arguments) => lane::run(&arguments),
             Command::Limit(arguments) => limit::run(&arguments),
             Command::Pause(arguments) => pause::run(&arguments),
             Command::Resume(arguments) => resume::run(&arguments),

@@ -6,7 +6,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -33,7 +38,7 @@ mod streams;
 mod target;
 
 pub use self::core::journal_failure;
-use self::{core::Core, page::Page};
+use self::{control::Controls, core::Core, page::Page};
 
 /// The stop of a daemon that something broke.
 const BROKEN_STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -56,6 +61,8 @@ pub struct Options {
     pub take_over: bool,
     /// Told once saves are accepted.
     pub ready: Option<oneshot::Sender<()>>,
+    /// Tells that the catalog is to be read again.
+    pub reread: Arc<Notify>,
 }
 
 /// What a stop leaves in the journal.
@@ -102,6 +109,7 @@ pub async fn run(settings: Settings, listeners: Listeners, options: Options, sto
     let mut core = Core::start(&settings, options.take_over, &stop).await?;
     page.show(&core, &health);
     let upkeep = tokio::spawn(keep_up(core.observer.0.clone()));
+    let rereading = tokio::spawn(reread(Arc::clone(&core.controls), options.reread));
 
     let grpc_stop = CancellationToken::new();
     let front_door = grpc::serve(listeners.grpc, settings.grpc.clone(), handles(&core, &health), grpc_stop.clone());
@@ -130,6 +138,7 @@ pub async fn run(settings: Settings, listeners: Listeners, options: Options, sto
     grpc_stop.cancel();
     ended_by(deadline, front_door, "the front door").await;
     page.hide();
+    rereading.abort();
     let left = core.stop(&settings, deadline).await;
     http_stop.cancel();
     upkeep.abort();
@@ -160,6 +169,13 @@ async fn keep_up(metrics: crate::metrics::Metrics) {
     loop {
         tokio::time::sleep(UPKEEP_INTERVAL).await;
         metrics.run_upkeep();
+    }
+}
+
+async fn reread(controls: Arc<Controls>, asked: Arc<Notify>) {
+    loop {
+        asked.notified().await;
+        controls.reread_catalog().await;
     }
 }
 

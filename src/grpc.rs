@@ -50,7 +50,7 @@ mod validate;
 mod violations;
 
 pub use append::{Append, AppendDone, AppendError};
-pub use control::{Control, FailedStanding, FlushError, SettleError};
+pub use control::{Control, FailedStanding, FlushError, Resume, SettleError};
 pub use events::{Events, Rpc};
 pub use health::Health;
 pub use request_ids::{RememberedId, RequestIds};

@@ -1,12 +1,14 @@
 //! What Postgres would not take, and what is done about it: through the program's own command line.
 
-use std::{path::Path, process::Output};
+use std::path::Path;
 
 use forebay::proto::{DiscardFailedSavesRequest, FailedSaveState, FlushRequest, ListFailedSavesRequest, PauseRequest, ResumeRequest, Save};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Database, Setup, directory, eventually, forebay, http_get,
+    Daemon, Database, Setup,
+    command::{cli, lines, run},
+    directory, eventually, http_get,
     saves::{batch, request, set},
 };
 
@@ -24,26 +26,6 @@ fn event(what: &str) -> Save {
 
 fn setup(journal: &Path, database: &Database) -> Setup {
     Setup::new(journal, &database.url()).set("collections.events.mode", "append").expect_in_log("23514")
-}
-
-/// `forebay ARGUMENTS`, asked of this daemon.
-async fn run(daemon: &Daemon, arguments: &[&str]) -> Output {
-    let target = daemon.grpc().await.to_string();
-    forebay().args(arguments).args(["--target", &target]).output().await.expect("it runs")
-}
-
-/// What it printed; panics unless it ended with this code.
-async fn cli(daemon: &Daemon, arguments: &[&str], code: i32) -> String {
-    let output = run(daemon, arguments).await;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-/// The same, one JSON object a line.
-async fn lines(daemon: &Daemon, arguments: &[&str], code: i32) -> Vec<Value> {
-    let text = cli(daemon, arguments, code).await;
-    text.lines().map(|line| serde_json::from_str(line).expect("a JSON object")).collect()
 }
 
 /// Saves one after the other; gives their tickets once each has its outcome.

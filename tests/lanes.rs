@@ -119,7 +119,13 @@ async fn one_lane_can_be_paused() {
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     assert_eq!(refused.get_details_error_info().expect("ErrorInfo").metadata["lane"], "hot");
     assert_eq!((lane(&daemon, "hot").await.state(), version(&database, "scores", 1).await), (LaneState::Paused, 0));
-    let resumed = daemon.admin().await.resume(ResumeRequest { lane: "hot".to_owned(), fail: false }).await.expect("resumed").into_inner();
+    let resumed = daemon
+        .admin()
+        .await
+        .resume(ResumeRequest { lane: "hot".to_owned(), ..ResumeRequest::default() })
+        .await
+        .expect("resumed")
+        .into_inner();
     assert_eq!(resumed.lanes, ["hot"]);
     flush(&daemon, &[]).await.expect("flushed");
     assert_eq!(version(&database, "scores", 1).await, 1);

@@ -34,6 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 
 async fn serve(mut settings: Settings, arguments: &Arguments) -> Result<Exit, Failure> {
     let stop = signals::stop().or_exit(Exit::Internal, "listen for signals")?;
+    let reread = signals::reread().or_exit(Exit::Internal, "listen for signals")?;
     let private = if arguments.dev { Some(Private::start(&mut settings).await?) } else { None };
     if settings.postgres.url.is_none() {
         let error = anyhow::anyhow!("postgres.url is not set: set DATABASE_URL, or try `forebay serve --dev`");
@@ -43,7 +44,7 @@ async fn serve(mut settings: Settings, arguments: &Arguments) -> Result<Exit, Fa
     if let Some(private) = &private {
         private.print(&listeners);
     }
-    let options = Options { take_over: arguments.take_over, ..Options::default() };
+    let options = Options { take_over: arguments.take_over, reread, ..Options::default() };
     let left = daemon::run(settings, listeners, options, stop).await;
     // Before the last line: what follows it in the log would hide it.
     drop(private);

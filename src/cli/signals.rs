@@ -1,8 +1,11 @@
-//! SIGTERM, as supervisors send it, and SIGINT, as people do.
+//! SIGTERM, as supervisors send it, and SIGINT, as people do. SIGHUP, after a change of the schema.
 
-use std::io;
+use std::{io, sync::Arc};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Cancelled by the first signal. The second leaves at once: safe, because recovery is the same code as start.
@@ -24,4 +27,17 @@ pub(super) fn stop() -> io::Result<CancellationToken> {
         }
     });
     Ok(stop)
+}
+
+/// Notified by every SIGHUP.
+pub(super) fn reread() -> io::Result<Arc<Notify>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let asked = Arc::new(Notify::new());
+    let notified = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            notified.notify_one();
+        }
+    });
+    Ok(asked)
 }

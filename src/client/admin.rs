@@ -44,10 +44,26 @@ impl Client {
     pub async fn resume(&self, fail: bool) -> Result<Vec<String>, Error> {
         let answer = self
             .call(Repeat::Always, |mut stub: AdminServiceClient<Channel>, deadline| async move {
-                stub.resume(with_deadline(proto::ResumeRequest { lane: String::new(), fail }, deadline)).await
+                stub.resume(with_deadline(proto::ResumeRequest { fail, ..proto::ResumeRequest::default() }, deadline)).await
             })
             .await?;
         Ok(answer.lanes)
+    }
+
+    /// Gives up the saves of a lane that Postgres has lost and the journal no longer holds, for good. `false`: the lane isn't
+    /// halted in front of such a gap.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn accept_gap(&self, lane: &str) -> Result<bool, Error> {
+        let request = proto::ResumeRequest { lane: lane.to_owned(), accept_gap: true, ..proto::ResumeRequest::default() };
+        let answer = self
+            .call(Repeat::IfNotTaken, |mut stub: AdminServiceClient<Channel>, deadline| {
+                let request = with_deadline(request.clone(), deadline);
+                async move { stub.resume(request).await }
+            })
+            .await?;
+        Ok(!answer.lanes.is_empty())
     }
 
     /// Changes limits that are live, until the daemon's next start: all of them or none. Returns every limit as it is then.

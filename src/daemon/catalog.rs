@@ -75,6 +75,18 @@ impl SharedCollections {
         Ok(self.take(catalog))
     }
 
+    /// Reads the catalog again because somebody asks, and says what came of it.
+    pub(super) async fn reread(&self) {
+        let before = self.now();
+        match self.refresh().await {
+            Ok(now) => {
+                let (new, gone) = (lacking(&before, &now).join(", "), lacking(&now, &before).join(", "));
+                tracing::info!(new, gone, "catalog read again");
+            }
+            Err(error) => tracing::warn!(%error, "the catalog can't be read again: going on with the one that is known"),
+        }
+    }
+
     /// A catalog that is as before changes nothing: what was folded by it stays as it is.
     fn take(&self, catalog: Catalog) -> Arc<Collections> {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,6 +148,20 @@ impl SharedCollections {
         *self.0.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&made);
         made
     }
+}
+
+/// Collections and columns that are in `there` and not in `here`.
+fn lacking(here: &Collections, there: &Collections) -> Vec<String> {
+    let mut lacking = Vec::new();
+    for collection in there.iter() {
+        let Some(known) = here.named(&collection.name) else {
+            lacking.push(collection.name.to_string());
+            continue;
+        };
+        let columns = collection.columns.iter().filter(|column| !column.gone && known.column(&column.name).is_none());
+        lacking.extend(columns.map(|column| format!("{}.{}", collection.name, column.name)));
+    }
+    lacking
 }
 
 fn accepted(lane: LaneId, entry: Entry, Numbers { collection, columns, adds, version }: Numbers) -> Accepted {

@@ -15,7 +15,7 @@ use crate::{
     collections::Collections,
     drain::{LaneHandle, LaneState, NotFlushed},
     failed::{FailedFilter, FailedPage, FailedQuery},
-    grpc::{Control, FailedStanding, FlushError, SettleError},
+    grpc::{Control, FailedStanding, FlushError, Resume, SettleError},
     journal::Monitor,
     limits::{Limit, Limits},
     postgres::Postgres,
@@ -45,6 +45,13 @@ impl Controls {
 
     fn lanes<'a>(&'a self, ids: &'a [LaneId]) -> impl Iterator<Item = &'a LaneHandle> {
         self.lanes.iter().filter(|lane| ids.contains(&lane.id()))
+    }
+
+    /// Somebody knows that the tables have changed.
+    pub(super) async fn reread_catalog(&self) {
+        self.collections.reread().await;
+        // A lane may stand in front of what is repaired.
+        self.probe();
     }
 
     /// Every limit as it is now.
@@ -95,10 +102,18 @@ impl Control for Controls {
         ends_at
     }
 
-    async fn resume(&self, lanes: &[LaneId], fail: bool) -> Vec<LaneId> {
-        let held = |lane: &&LaneHandle| matches!(*lane.state().borrow(), LaneState::Paused { .. } | LaneState::Halted(_));
+    async fn resume(&self, lanes: &[LaneId], how: Resume) -> Vec<LaneId> {
+        let held = |lane: &&LaneHandle| match &*lane.state().borrow() {
+            LaneState::Halted(halt) => how != Resume::AcceptGap || halt.at_gap,
+            LaneState::Paused { .. } => how != Resume::AcceptGap,
+            _ => false,
+        };
         let resumed: Vec<_> = self.lanes(lanes).filter(held).map(LaneHandle::id).collect();
-        self.lanes(lanes).for_each(|lane| lane.resume(fail));
+        self.lanes(lanes).for_each(|lane| match how {
+            Resume::GoOn => lane.resume(false),
+            Resume::Fail => lane.resume(true),
+            Resume::AcceptGap => lane.accept_gap(),
+        });
         resumed
     }
 

@@ -133,6 +133,8 @@ impl Core {
             failed: &failed,
             observer: &observer,
             take_over,
+            found: last,
+            run: journal.run(),
         };
         let mut lanes = JoinSet::new();
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;

@@ -19,7 +19,7 @@ use crate::{
     journal::{Ledger, LedgerError, Monitor, Reader},
     limits::Limits,
     postgres::Postgres,
-    save::LaneId,
+    save::{LaneId, Sequence},
     settings::Settings,
 };
 
@@ -41,6 +41,10 @@ pub(super) struct LaneMaker<'a> {
     pub(super) failed: &'a FailedSaves,
     pub(super) observer: &'a Observer,
     pub(super) take_over: bool,
+    /// The last save that the journal held at this start.
+    pub(super) found: Sequence,
+    /// This start.
+    pub(super) run: u64,
 }
 
 impl LaneMaker<'_> {
@@ -70,7 +74,8 @@ impl LaneMaker<'_> {
         let (monitor, observer) = (self.monitor.clone(), self.observer.clone());
         let log = LaneLog {
             lane: id,
-            begins: self.layout.begins(),
+            found: self.found.max(self.layout.begins()),
+            run: self.run,
             reader: self.reader.clone(),
             monitor: monitor.clone(),
             ledger: self.ledger.clone(),

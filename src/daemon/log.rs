@@ -11,8 +11,10 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct LaneLog {
     pub(super) lane: LaneId,
-    /// Where the layout of the lanes begins: a row may say so, though it is no save.
-    pub(super) begins: Sequence,
+    /// The last number that is not of this start: of a save, or where the layout of the lanes begins, which a row may say too.
+    pub(super) found: Sequence,
+    /// The start.
+    pub(super) run: u64,
     pub(super) reader: Reader,
     pub(super) monitor: Monitor,
     pub(super) ledger: Ledger,
@@ -38,8 +40,8 @@ impl Log for LaneLog {
         }
     }
 
-    fn last(&self) -> Sequence {
-        self.monitor.stats().last.max(self.begins)
+    fn knows(&self, sequence: Sequence) -> bool {
+        sequence <= self.found || (sequence.run() == self.run && sequence <= self.monitor.stats().last)
     }
 
     async fn note_row(&self) -> Result<(), LogError> {

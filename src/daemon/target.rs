@@ -172,12 +172,16 @@ impl Target for LaneTarget {
         applied
     }
 
+    fn is_connected(&self) -> bool {
+        self.writer.as_ref().is_some_and(Writer::is_usable)
+    }
+
     fn disconnect(&mut self) {
         self.writer = None;
     }
 
     async fn lost(&mut self) {
-        while self.writer.as_ref().is_some_and(Writer::is_usable) {
+        while self.is_connected() {
             tokio::time::sleep(LOST_CHECK).await;
         }
     }

@@ -9,7 +9,7 @@ use super::{
     judge::{Need, Verdict},
     lane::Lane,
     meet::Meeting,
-    plan::{Hand, HandWork, Settled, Stood},
+    plan::{Gap, Hand, HandWork, Settled, Stood},
     rebuild::{PAGE_BYTES_MAX, Rebuild},
     status::{FailedNote, LastError},
     target::{Log, LogError, Target},
@@ -30,12 +30,12 @@ impl<T: Target, L: Log> Lane<T, L> {
             Ok(row) => row,
             Err(failure) => return self.contact_failed((&failure).into(), &failure),
         };
-        match self.plan.meet(row, self.log.last()) {
+        match self.plan.meet(row, |sequence| self.log.knows(sequence)) {
             Meeting::At(position) => self.stand_at(position).await,
             Meeting::Claim(_) => {}
             Meeting::Fenced(by) => self.events.fenced(by),
             Meeting::Missing => self.stand_before(&missing_row()),
-            Meeting::Beyond(position) => self.stand_before(&beyond_the_journal(position, self.log.last())),
+            Meeting::Beyond(position) => self.stand_before(&beyond_the_journal(position)),
         }
     }
 
@@ -131,6 +131,11 @@ impl<T: Target, L: Log> Lane<T, L> {
         }
     }
 
+    pub(super) fn skip_gap(&mut self, gap: Gap) {
+        self.events.gave_up(gap.after, gap.through);
+        self.plan.skip_gap(gap, self.target.reaches());
+    }
+
     pub(super) async fn fold(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(), String> {
         let began = Instant::now();
         match self.rebuild(after, through, saves_max).await {
@@ -197,6 +202,10 @@ impl<T: Target, L: Log> Lane<T, L> {
                 let (need, failure) = complaint(error);
                 let (verdict, dropped) = self.plan.apply_failed(need, &failure, Instant::now(), fastrand::f64());
                 self.judged(&failure, verdict);
+                // Whatever the failure asks for, it took the session along: tried over nothing, it could not repeat itself.
+                if !self.target.is_connected() {
+                    self.plan.lost();
+                }
                 self.drop_aside(dropped);
             }
         }
@@ -215,7 +224,7 @@ impl<T: Target, L: Log> Lane<T, L> {
             }
             Some(HandWork::Failed { saves, why }) => {
                 let notes: Vec<_> = saves.iter().map(|accepted| FailedNote::new(accepted, &why)).collect();
-                self.events.gave_up(&notes);
+                self.events.condemned(&notes);
                 self.handle.note_failed(&notes);
             }
             None => {}
@@ -250,14 +259,15 @@ impl<T: Target, L: Log> Lane<T, L> {
     }
 
     fn cannot_read(&mut self, error: LogError) -> Result<(), String> {
-        let remedy = match error {
+        let failure = match error {
             LogError::Broken(what) => return Err(what),
-            LogError::Forgotten { .. } => {
-                "set the row of forebay.lane_position to the sequence up to which the tables are known to hold everything"
+            LogError::Forgotten { oldest } => {
+                self.plan.ask_for_gap(oldest);
+                forgotten(self.plan.position(), oldest, self.handle.name())
             }
-            LogError::Missing { .. } => "stop the daemon and run `forebay journal verify`",
+            LogError::Missing { .. } => halting(error.to_string(), "stop the daemon and run `forebay journal verify`"),
         };
-        self.cannot_prepare(&halting(error.to_string(), remedy));
+        self.cannot_prepare(&failure);
         Ok(())
     }
 
@@ -332,6 +342,15 @@ fn went_back(from: Sequence, to: Sequence) -> Failure {
     )
 }
 
+fn forgotten(after: Sequence, oldest: Sequence, lane: &str) -> Failure {
+    let message = format!("the journal no longer holds the saves after {after} and before {oldest}, which postgres has lost");
+    let remedy = format!(
+        "restore a newer state of the database; or, if the tables hold them, set the row of forebay.lane_position; or give them up \
+         (`forebay lane accept-gap {lane}`)"
+    );
+    halting(message, &remedy)
+}
+
 fn missing_row() -> Failure {
     halting(
         "the row of forebay.lane_position is missing, though there was one: this is another database, or an older state of it".to_owned(),
@@ -339,9 +358,9 @@ fn missing_row() -> Failure {
     )
 }
 
-fn beyond_the_journal(position: Sequence, last: Sequence) -> Failure {
+fn beyond_the_journal(position: Sequence) -> Failure {
     halting(
-        format!("the row of forebay.lane_position says {position}, but the journal ends at {last}: this is an older state of the journal"),
+        format!("the row of forebay.lane_position says {position}, which this journal never reached: it is an older state of the journal"),
         "bring the newest journal back",
     )
 }

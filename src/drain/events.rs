@@ -110,6 +110,11 @@ impl Events {
         tracing::warn!(lane = %self.lane, %from, %to, "postgres went back in time: what it lost is written again from the journal");
     }
 
+    /// Somebody has accepted that saves are in neither Postgres nor the journal.
+    pub(super) fn gave_up(&self, after: Sequence, through: Sequence) {
+        tracing::error!(lane = %self.lane, %after, %through, "gives up saves that postgres has lost and the journal no longer holds");
+    }
+
     pub(super) fn connection_lost(&self) {
         tracing::info!(lane = %self.lane, "the idle connection was lost");
     }
@@ -131,7 +136,7 @@ impl Events {
     }
 
     /// A condemned save or batch was committed as failed saves.
-    pub(super) fn gave_up(&self, notes: &[FailedNote]) {
+    pub(super) fn condemned(&self, notes: &[FailedNote]) {
         self.counters.transactions.fetch_add(1, Relaxed);
         self.failed(notes);
     }

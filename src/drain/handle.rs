@@ -46,8 +46,12 @@ pub(super) struct Control {
     pub(super) wanted: Sequence,
     /// Counts requests to try again at once.
     pub(super) probes: u64,
+    /// Counts persons who said that it may go on.
+    pub(super) resumes: u64,
     /// Counts requests to make failed saves of what stands in front.
     pub(super) fails: u64,
+    /// Counts requests to give up what neither Postgres nor the journal holds.
+    pub(super) gaps: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -170,11 +174,21 @@ impl LaneHandle {
             if control.pause.take().is_some() {
                 self.0.events.resumed();
             }
+            control.resumes += 1;
             control.probes += 1;
         });
     }
 
-    /// Something has changed: a lane that is halted or waits to try again tries at once.
+    /// A lane that is halted because the journal no longer holds what Postgres has lost gives that up, and goes on with the
+    /// oldest save that the journal holds.
+    pub fn accept_gap(&self) {
+        self.0.control.send_modify(|control| {
+            control.gaps += 1;
+            control.probes += 1;
+        });
+    }
+
+    /// Something has changed: a lane that is halted or waits to try again tries at once. Nobody has agreed to anything.
     pub fn probe(&self) {
         self.0.control.send_modify(|control| control.probes += 1);
     }

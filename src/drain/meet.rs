@@ -33,14 +33,15 @@ pub(super) enum Meeting {
 }
 
 impl Ownership {
-    pub(super) fn meet(&self, row: Option<PositionRow>, last: Sequence) -> Meeting {
+    /// `knows`: whether a number is the journal's.
+    pub(super) fn meet(&self, row: Option<PositionRow>, knows: impl FnOnce(Sequence) -> bool) -> Meeting {
         let Some(row) = row else {
             return if self.had_row { Meeting::Missing } else { Meeting::Claim(None) };
         };
         let ours = row.owner == self.owner;
         if !ours && !self.known.contains(&row.owner) && !self.take_over {
             Meeting::Fenced(row.owner)
-        } else if row.through > last {
+        } else if !knows(row.through) {
             Meeting::Beyond(row.through)
         } else if ours {
             Meeting::At(row.through)
@@ -64,24 +65,24 @@ mod tests {
 
     #[test]
     fn a_row_is_taken_over_only_from_a_start_of_the_same_journal() {
-        let (mut ownership, last) = (ownership(), Sequence::from_u64(9));
-        assert_eq!(ownership.meet(Some(row(1, 5)), last), Meeting::At(Sequence::from_u64(5)));
-        assert_eq!(ownership.meet(Some(row(2, 5)), last), Meeting::Claim(Some(row(2, 5))));
-        assert_eq!(ownership.meet(Some(row(3, 5)), last), Meeting::Fenced(Uuid::from_u128(3)));
+        let mut ownership = ownership();
+        assert_eq!(ownership.meet(Some(row(1, 5)), |_| true), Meeting::At(Sequence::from_u64(5)));
+        assert_eq!(ownership.meet(Some(row(2, 5)), |_| true), Meeting::Claim(Some(row(2, 5))));
+        assert_eq!(ownership.meet(Some(row(3, 5)), |_| true), Meeting::Fenced(Uuid::from_u128(3)));
         ownership.take_over = true;
-        assert_eq!(ownership.meet(Some(row(3, 5)), last), Meeting::Claim(Some(row(3, 5))));
+        assert_eq!(ownership.meet(Some(row(3, 5)), |_| true), Meeting::Claim(Some(row(3, 5))));
     }
 
     #[test]
     fn a_missing_row_is_a_fresh_start_only_if_there_was_none() {
         let fresh = Ownership { had_row: false, ..ownership() };
-        assert_eq!(fresh.meet(None, Sequence::ZERO), Meeting::Claim(None));
-        assert_eq!(ownership().meet(None, Sequence::ZERO), Meeting::Missing);
+        assert_eq!(fresh.meet(None, |_| true), Meeting::Claim(None));
+        assert_eq!(ownership().meet(None, |_| true), Meeting::Missing);
     }
 
     #[test]
     fn a_row_beyond_the_journal_is_named() {
-        let last = Sequence::from_u64(4);
-        assert_eq!(ownership().meet(Some(row(1, 5)), last), Meeting::Beyond(Sequence::from_u64(5)));
+        let knows = |sequence| sequence <= Sequence::from_u64(4);
+        assert_eq!(ownership().meet(Some(row(1, 5)), knows), Meeting::Beyond(Sequence::from_u64(5)));
     }
 }

@@ -53,7 +53,9 @@ pub(super) struct Plan {
     /// When what is in hand was refused first.
     refused_since: Option<Instant>,
     standing: Standing,
-    rewind: Rewind,
+    /// A database that went back in time, to here, while `drain.on_rewind` is `halt`.
+    rewind: Question<Sequence>,
+    gap: Question<Gap>,
     contact_tries: Tries,
     work_tries: Tries,
     trouble: Option<Trouble>,
@@ -62,7 +64,9 @@ pub(super) struct Plan {
     /// Rows of one statement: fewer while Postgres has a hard time.
     statement_rows: u64,
     probes: u64,
+    resumes: u64,
     fails: u64,
+    gaps: u64,
 }
 
 /// For the save that makes Postgres refuse a generation.
@@ -92,13 +96,20 @@ struct Cause {
     sqlstate: Option<Box<str>>,
 }
 
-/// A database that went back in time while `drain.on_rewind` is `halt`.
+/// What only a person decides.
 #[derive(Debug, Default)]
-struct Rewind {
-    /// To here; a person is asked.
-    asks: Option<Sequence>,
-    /// And has agreed.
-    agreed: Option<Sequence>,
+struct Question<T> {
+    asked: Option<T>,
+    agreed: Option<T>,
+}
+
+/// What Postgres has lost and the journal no longer holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Gap {
+    /// Begins after this save, where Postgres stands.
+    pub(super) after: Sequence,
+    /// Its last one.
+    pub(super) through: Sequence,
 }
 
 /// How the lane stands with the position row.
@@ -167,6 +178,8 @@ pub(super) enum Step {
     Extend,
     /// Nothing waits: move the position up to what other lanes have been given.
     MoveUp,
+    /// Move the position over what is given up.
+    SkipGap(Gap),
     /// Fold the journal from the position to the nearest bound, so many saves at the most.
     Fold { after: Sequence, through: Sequence, saves_max: u64 },
     /// Read the condemned saves from the journal.
@@ -231,13 +244,16 @@ impl Plan {
             waited: false,
             refused_since: None,
             standing: Standing::default(),
-            rewind: Rewind::default(),
+            rewind: Question::default(),
+            gap: Question::default(),
             contact_tries: Tries::default(),
             work_tries: Tries::default(),
             trouble: None,
             refresh: false,
             probes: 0,
+            resumes: 0,
             fails: 0,
+            gaps: 0,
         }
     }
 
@@ -270,6 +286,9 @@ impl Plan {
         }
         if let Some(&Bound { through, .. }) = self.bounds.last() {
             let after = self.position;
+            if let Some(gap) = self.gap.agreed.filter(|gap| gap.after == after) {
+                return Step::SkipGap(gap);
+            }
             return match self.condemned {
                 Some(_) => Step::Condemn { after, through },
                 None => Step::Fold { after, through, saves_max: self.saves_max() },
@@ -333,7 +352,7 @@ impl Plan {
         if let Some(halt) = self.halt() {
             return LaneState::Halted(halt.clone());
         }
-        let works = matches!(step, Step::Seal | Step::Extend | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply);
+        let works = matches!(step, Step::Seal | Step::Extend | Step::SkipGap(_) | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply);
         // A try that is under way is work like any other: Postgres is there, and may commit it at any moment.
         if let Some(trouble) = self.trouble.as_ref().filter(|_| !works) {
             return LaneState::Retrying { attempt: self.contact_tries.all.max(self.work_tries.all), next: trouble.until };
@@ -342,7 +361,7 @@ impl Plan {
             Step::Rest(Some(until)) if seen.backlog.pending() => LaneState::Waiting { until: *until },
             Step::Rest(_) | Step::MoveUp => LaneState::Idle,
             Step::Contact | Step::Claim(_) | Step::Refresh | Step::End => LaneState::Connecting,
-            Step::Seal | Step::Extend | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply => {
+            Step::Seal | Step::Extend | Step::SkipGap(_) | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply => {
                 LaneState::Applying { through: self.bounds.last().map_or(self.position, |bound| bound.through) }
             }
         }

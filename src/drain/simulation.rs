@@ -265,8 +265,22 @@ async fn a_lane_halts_where_the_journal_has_forgotten_what_postgres_lost() {
     world.forget_journal();
     world.put_row(before);
     assert!(life.save(&world, world.batch_without_poison(1)));
-    life.until(|state| matches!(state, LaneState::Halted(halt) if halt.reason.contains("no longer holds"))).await;
+    life.until(|state| matches!(state, LaneState::Halted(halt) if halt.at_gap && halt.reason.contains("no longer holds"))).await;
     assert_eq!(world.row_through(), before.map(|row| row.through), "nothing was applied");
+    life.handle.resume(true);
+    sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(world.row_through(), before.map(|row| row.through), "nobody has accepted the gap");
+    world.lose_what_is_forgotten();
+    life.handle.accept_gap();
+    life.until(|state| *state == LaneState::Idle).await;
+    assert_eq!(world.journal_after(Sequence::ZERO).len(), 1, "one save is left");
+    world.check_everything();
+    // Once is once: another gap is asked for anew.
+    world.forget_journal();
+    world.put_row(before);
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.until(|state| matches!(state, LaneState::Halted(halt) if halt.at_gap)).await;
+    assert_eq!(world.row_through(), before.map(|row| row.through), "nobody has accepted this gap");
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,6 +65,8 @@ pub struct Halt {
     pub sqlstate: Option<Box<str>>,
     /// What an operator can do.
     pub remedy: Box<str>,
+    /// The journal no longer holds what Postgres has lost: it goes on once somebody gives that up.
+    pub at_gap: bool,
     /// When it is tried next.
     pub next_probe: Instant,
 }
@@ -153,6 +155,7 @@ impl Halt {
             collection: failure.collection.clone(),
             sqlstate: failure.sqlstate.clone(),
             remedy: failure.remedy.clone(),
+            at_gap: false,
             next_probe: now + wait,
         }
     }

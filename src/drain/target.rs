@@ -37,6 +37,9 @@ pub trait Target: Send {
     /// server has.
     fn apply(&mut self, work: Work<'_>) -> impl Future<Output = Result<Written, ApplyError>> + Send;
 
+    /// Whether there is a connection that can be used again.
+    fn is_connected(&self) -> bool;
+
     /// Throws the connection away, if there is one.
     fn disconnect(&mut self);
 
@@ -50,8 +53,9 @@ pub trait Log: Send + Sync {
     /// whole batches only. Empty only if there are none: a bound need not be a save of the lane.
     fn read(&self, after: Sequence, through: Sequence, bytes_max: u64) -> impl Future<Output = Result<Vec<Accepted>, LogError>> + Send;
 
-    /// The last save of any lane that the journal holds or held.
-    fn last(&self) -> Sequence;
+    /// Whether this number is the journal's: of a save of any lane that it holds or held, or below one. What another state of
+    /// the journal gave after the two parted lies below numbers of this start, and yet is not its own.
+    fn knows(&self, sequence: Sequence) -> bool;
 
     /// Makes durable that the lane has a position row in Postgres: should it be missing later, that is no fresh start.
     fn note_row(&self) -> impl Future<Output = Result<(), LogError>> + Send;
@@ -85,7 +89,7 @@ pub enum What<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
     /// Saves that are asked for are no longer there: retention has passed.
-    #[error("the journal no longer holds the saves before {oldest}, which Postgres has lost")]
+    #[error("the journal no longer holds the saves before {oldest}")]
     Forgotten {
         /// The oldest save that it may hold.
         oldest: Sequence,

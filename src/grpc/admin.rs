@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
-use super::{deadline::Deadline, door::Door, errors, show};
+use super::{control::Resume, deadline::Deadline, door::Door, errors, show};
 use crate::{proto::*, save::LaneId};
 
 pub(super) struct AdminService(pub(super) Arc<Door>);
@@ -45,8 +45,15 @@ impl admin_service_server::AdminService for AdminService {
     }
 
     async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
-        let ResumeRequest { lane, fail } = request.into_inner();
-        let resumed = self.0.control.resume(&self.0.lanes_named(&lane)?, fail).await;
+        let ResumeRequest { lane, fail, accept_gap } = request.into_inner();
+        let how = match (fail, accept_gap) {
+            (false, false) => Resume::GoOn,
+            (true, false) => Resume::Fail,
+            (false, true) if lane.is_empty() => return Err(errors::invalid_request("lane", "is required with accept_gap".to_owned())),
+            (false, true) => Resume::AcceptGap,
+            (true, true) => return Err(errors::invalid_request("accept_gap", "goes without fail".to_owned())),
+        };
+        let resumed = self.0.control.resume(&self.0.lanes_named(&lane)?, how).await;
         let lanes = resumed.into_iter().map(|lane| self.0.lane_name(lane).to_owned()).collect();
         Ok(Response::new(ResumeResponse { lanes }))
     }

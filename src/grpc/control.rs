@@ -33,9 +33,8 @@ pub trait Control: Send + Sync + 'static {
     /// Pauses lanes and returns when nothing is being written any more; tells when the pause ends by itself.
     async fn pause(&self, lanes: &[LaneId], reason: &str, duration: Duration) -> SystemTime;
 
-    /// Lets lanes go on and halted ones probe at once; returns those that were paused or halted. With `fail`, what halted lanes
-    /// stand in front of becomes failed saves.
-    async fn resume(&self, lanes: &[LaneId], fail: bool) -> Vec<LaneId>;
+    /// Lets lanes go on and halted ones probe at once; returns those that were held by what is resumed.
+    async fn resume(&self, lanes: &[LaneId], how: Resume) -> Vec<LaneId>;
 
     /// Lets lanes that are halted or wait to try again try at once.
     fn probe(&self);
@@ -67,6 +66,17 @@ pub trait Control: Send + Sync + 'static {
 
     /// How the daemon stands.
     async fn status(&self) -> StatusSnapshot;
+}
+
+/// What a resume is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// A pause, or a halt.
+    GoOn,
+    /// The same, and what halted lanes stand in front of becomes failed saves.
+    Fail,
+    /// The halt in front of what neither Postgres nor the journal holds: it is given up.
+    AcceptGap,
 }
 
 /// How a failed save stands to what was accepted after it.

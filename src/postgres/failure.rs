@@ -120,6 +120,12 @@ impl Failure {
         self.action == Action::Halt && self.collection.is_some() && spoken
     }
 
+    /// Whether it says that saves don't fit the tables, rather than that Postgres is in trouble.
+    pub(super) fn is_refusal(&self) -> bool {
+        use Action::{Halt, Halve, RetryThenHalt, RetryThenHalve, RowsOwn, Unclear};
+        matches!(self.action, Halt | Halve | RetryThenHalt | RetryThenHalve | RowsOwn | Unclear)
+    }
+
     /// Whether the message may hold the content of rows: errors about data, and whatever functions of the user's raise.
     fn message_may_hold_values(&self) -> bool {
         self.sqlstate.as_deref().is_some_and(|code| ["22", "P0", "38", "39"].iter().any(|class| code.starts_with(class)))

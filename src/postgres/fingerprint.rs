@@ -1,7 +1,8 @@
 //! Whether a table is still as it was read: a digest of its rows of the system catalog.
 //!
 //! Compared in the transaction, after the statements that lock the tables: what changes a table's columns, constraints or
-//! triggers waits for those locks, so nothing comes between the comparison and COMMIT.
+//! triggers waits for those locks, so nothing comes between the comparison and COMMIT. And after a refusal, which comes before that
+//! comparison: casts of columns that have another type by now say nothing about the saves.
 
 use std::collections::BTreeSet;
 
@@ -32,10 +33,14 @@ pub(super) fn compare() -> String {
     format!("select 0::int8, count(*) from unnest($1, $2) as e(rel, digest) join {DIGESTS} on d.rel = e.rel::oid and d.digest = e.digest")
 }
 
+/// Whether all tables that a generation writes or reaches were there when the catalog was read.
+pub(super) fn has_all(collections: &Collections, generation: &Generation) -> bool {
+    concerned(generation).iter().all(|id| !collections.get(*id).gone)
+}
+
 /// What [`compare`] takes for the tables that a generation writes or reaches, and how many they are.
 pub(super) fn expected(collections: &Collections, generation: &Generation) -> ([TextArray; 2], usize) {
-    let concerned = generation.parts.iter().flat_map(|part| part.collections.keys().chain(&part.acted));
-    let ids: BTreeSet<CollectionId> = concerned.copied().collect();
+    let ids = concerned(generation);
     let (mut oids, mut digests) = (TextArray::default(), TextArray::default());
     for id in &ids {
         let Fingerprint { oid, digest } = &collections.get(*id).fingerprint;
@@ -43,4 +48,8 @@ pub(super) fn expected(collections: &Collections, generation: &Generation) -> ([
         digests.push(Some(digest));
     }
     ([oids, digests], ids.len())
+}
+
+fn concerned(generation: &Generation) -> BTreeSet<CollectionId> {
+    generation.parts.iter().flat_map(|part| part.collections.keys().chain(&part.acted)).copied().collect()
 }

@@ -190,6 +190,12 @@ impl Lane<'_> {
         failure
     }
 
+    /// The tables are others than the collections.
+    async fn is_outdated(&mut self, entries: &[Entry<'_>]) {
+        assert_eq!(self.apply(entries).await, Err(ApplyError::Catalog));
+        assert!(self.writer.is_usable(), "rolled back");
+    }
+
     async fn position(&mut self) -> Option<PositionRow> {
         self.writer.read_position().await.expect("a position")
     }

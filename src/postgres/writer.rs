@@ -197,7 +197,30 @@ impl Writer {
     pub async fn apply(&mut self, work: &Work<'_>) -> Result<Written, ApplyError> {
         self.lease.enter();
         let flown = self.fly(work).await;
-        self.finish(flown, Some(work.after), work.through).await
+        let applied = self.finish(flown, Some(work.after), work.through).await;
+        match applied {
+            Err(ApplyError::Failed(failure)) if failure.is_refusal() && self.is_outdated(work).await => Err(ApplyError::Catalog),
+            applied => applied,
+        }
+    }
+
+    /// Whether the tables are no longer what the statements were made for, as far as a connection is left to ask.
+    async fn is_outdated(&mut self, work: &Work<'_>) -> bool {
+        let Some(generation) = work.generation.filter(|generation| fingerprint::has_all(work.collections, generation)) else {
+            return false;
+        };
+        if !self.is_usable() {
+            return false;
+        }
+        let (arrays, tables) = fingerprint::expected(work.collections, generation);
+        self.lease.enter();
+        let mut flight = Flight::new(&self.lease, self.session.call_timeout());
+        flight.send_typed((), &fingerprint::compare(), 0, arrays.into_iter().map(array).collect()).await;
+        let landed = flight.land(Phase::BeforeCommit).await.expect("it was sent");
+        drop(flight);
+        let Ok(((), counts)) = landed else { return false };
+        self.lease.leave();
+        usize::try_from(counts[1]) != Ok(tables)
     }
 
     /// Rolls back or commits, and leaves a sound connection where that is possible.

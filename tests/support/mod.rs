@@ -20,8 +20,10 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint};
 
 pub(crate) mod audited;
+pub(crate) mod command;
 mod database;
 pub(crate) mod disk;
+pub(crate) mod lanes;
 pub(crate) mod load;
 pub(crate) mod pooler;
 pub(crate) mod proxy;

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Bound, CAREFUL_FOR, Cause, Contact, GROWTH, Hand, HandWork, Plan, Search, Settled, Standing, Stood, Trouble};
+use super::{Bound, CAREFUL_FOR, Cause, Contact, GROWTH, Gap, Hand, HandWork, Plan, Question, Search, Settled, Standing, Stood, Trouble};
 use crate::{
     backlog::{Footprint, Generation},
     collections::Reaches,
@@ -26,10 +26,17 @@ impl Plan {
     pub(in crate::drain) fn hear(&mut self, control: &Control, now: Instant) {
         if self.probes != control.probes {
             self.probes = control.probes;
-            self.rewind.agreed = self.rewind.asks;
             if let Some(trouble) = &mut self.trouble {
                 trouble.until = now;
             }
+        }
+        if self.resumes != control.resumes {
+            self.resumes = control.resumes;
+            self.rewind.agreed = self.rewind.asked;
+        }
+        if self.gaps != control.gaps {
+            self.gaps = control.gaps;
+            self.gap.agreed = self.gap.asked;
         }
         if self.fails != control.fails {
             self.fails = control.fails;
@@ -40,13 +47,13 @@ impl Plan {
     /// Whether the row says less than it did, and a person has to agree first.
     pub(in crate::drain) fn asks_before_rewriting(&mut self, to: Sequence) -> bool {
         let asks = to < self.position && self.settings.on_rewind == OnRewind::Halt && self.rewind.agreed != Some(to);
-        self.rewind.asks = asks.then_some(to);
+        self.rewind.asked = asks.then_some(to);
         asks
     }
 
     /// The position row was read.
-    pub(in crate::drain) fn meet(&mut self, row: Option<PositionRow>, last: Sequence) -> Meeting {
-        let meeting = self.ownership.meet(row, last);
+    pub(in crate::drain) fn meet(&mut self, row: Option<PositionRow>, knows: impl FnOnce(Sequence) -> bool) -> Meeting {
+        let meeting = self.ownership.meet(row, knows);
         match meeting {
             Meeting::Claim(row) => self.contact = Contact::Unclaimed(row),
             Meeting::Fenced(by) => self.contact = Contact::Fenced(by),
@@ -95,6 +102,8 @@ impl Plan {
         self.bounds.push(Bound { through: self.position, room: None });
         self.position = to;
         self.search = None;
+        // Should it go back again, that is asked anew.
+        self.rewind = Question::default();
         self.forget_hand();
     }
 
@@ -116,6 +125,7 @@ impl Plan {
         self.refused_since = None;
         self.standing.at = None;
         self.standing.told = false;
+        self.gap.asked = None;
         self.work_tries = Tries::default();
     }
 
@@ -197,6 +207,16 @@ impl Plan {
         }
     }
 
+    /// The journal holds nothing of it any more, and somebody has accepted that: a generation of nothing moves the position.
+    pub(in crate::drain) fn skip_gap(&mut self, Gap { after, through }: Gap, reaches: Arc<Reaches>) {
+        self.gap = Question::default();
+        let generation = Generation { through, ..Generation::empty(after, reaches) };
+        if self.bounds.last().is_none_or(|bound| bound.through > through) {
+            self.bounds.push(Bound { through, room: None });
+        }
+        self.hand = Some(Hand { through, work: HandWork::Generation { generation, single: true, room: None } });
+    }
+
     /// What a generation folded from the journal takes beyond the room that the bounds hold.
     pub(in crate::drain) fn room_missing(&self, generation: &Generation) -> Footprint {
         let rooms = self.bounds.iter().filter_map(|bound| bound.room.as_ref());
@@ -244,7 +264,7 @@ impl Plan {
         self.contact_tries = Tries::default();
     }
 
-    /// The connection of an idle lane is gone.
+    /// The connection is gone: the position row comes first over the next one.
     pub(in crate::drain) fn lost(&mut self) {
         self.contact = Contact::Unread;
     }
@@ -252,11 +272,18 @@ impl Plan {
     /// Reading or writing the position row or reading the catalog failed.
     pub(in crate::drain) fn contact_failed(&mut self, need: Need, failure: &Failure, now: Instant, chance: f64) -> Verdict {
         self.contact = Contact::Unread;
+        self.gap.asked = None;
         let waits = self.waits();
         let tries = self.contact_tries.count(failure.sqlstate.as_deref());
         let verdict = judge(need, tries, Stake::None, waits, chance);
         self.wait(verdict, failure, now, true);
         verdict
+    }
+
+    /// The journal's oldest save is this one: what comes between the position and it is a gap.
+    pub(in crate::drain) fn ask_for_gap(&mut self, oldest: Sequence) {
+        let through = Sequence::from_u64(oldest.get().saturating_sub(1));
+        self.gap.asked = Some(Gap { after: self.position, through });
     }
 
     /// The work can't be made ready: the journal no longer holds it, or there is no room for a failed save. The position row
@@ -349,7 +376,10 @@ impl Plan {
         };
         let until = now + wait;
         self.trouble = Some(match (verdict, self.trouble.take()) {
-            (Verdict::Halt(wait), _) => Trouble { until, halt: Some(Halt::new(failure, now, wait)), ends_at_contact },
+            (Verdict::Halt(wait), _) => {
+                let halt = Halt { at_gap: self.gap.asked.is_some(), ..Halt::new(failure, now, wait) };
+                Trouble { until, halt: Some(halt), ends_at_contact }
+            }
             // A probe that doesn't get through ends no halt.
             (_, Some(Trouble { halt: Some(halt), ends_at_contact, .. })) => {
                 Trouble { until, halt: Some(Halt { next_probe: until, ..halt }), ends_at_contact }

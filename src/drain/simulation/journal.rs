@@ -26,8 +26,8 @@ impl Log for FakeJournal {
         Ok(page)
     }
 
-    fn last(&self) -> Sequence {
-        self.0.last()
+    fn knows(&self, sequence: Sequence) -> bool {
+        sequence <= self.0.last()
     }
 
     async fn note_row(&self) -> Result<(), LogError> {

@@ -110,6 +110,26 @@ async fn an_orphan_whose_parent_never_comes_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_save_that_ends_every_session_is_found_and_fails_alone() {
+    let world = World::new(27);
+    world.refuse(Some(("XX000", Action::RetryThenHalve)));
+    world.make_refusals_fatal();
+    // No wait in which the loss is noticed by the way.
+    let at_once = DrainSettings { retry_wait_min: Duration::ZERO, retry_wait_max: Duration::ZERO, ..settings() };
+    let life = Life::start_under(&world, at_once);
+    mixed(&world, &life, "XX000").await;
+    timeout(Duration::from_secs(3_600), life.handle.flush(None)).await.expect("it is found").expect("flushed");
+    let counts = life.handle.status().counts;
+    assert_eq!((counts.saves_failed, counts.saves_persisted), (3, 6));
+    world.refuse(Some(("55000", Action::RetryThenHalt)));
+    assert!(life.save(&world, world.named("55000")));
+    assert_eq!(halted(&life).await.sqlstate.as_deref(), Some("55000"));
+    world.refuse(None);
+    life.until(|state| *state == LaneState::Idle).await;
+    world.check_everything();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rewind_waits_for_a_person_if_told_to() {
     let world = World::new(26);
     let life = Life::start_under(&world, DrainSettings { on_rewind: OnRewind::Halt, ..settings() });
@@ -125,7 +145,14 @@ async fn a_rewind_waits_for_a_person_if_told_to() {
     assert!(halt.reason.contains("went back in time"), "{halt:?}");
     sleep(Duration::from_secs(3_600)).await;
     assert_eq!(world.row_through(), back, "nothing is written before somebody agrees");
+    life.handle.probe();
+    life.handle.accept_gap();
+    sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(world.row_through(), back, "a raised limit is no agreement");
     life.handle.resume(false);
     life.until(|state| *state == LaneState::Idle).await;
     world.check_everything();
+    // Once is once: another rewind, to the same place, is asked for anew.
+    world.go_back();
+    halted(&life).await;
 }

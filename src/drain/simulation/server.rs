@@ -27,6 +27,8 @@ pub(super) struct Server {
     pub(super) broken_until: Option<Instant>,
     /// What saves that name it are refused with: a column that was dropped, a parent that is missing.
     pub(super) refuses: Option<(&'static str, Action)>,
+    /// Refusals end the session.
+    pub(super) fatal: bool,
     /// It takes transactions and never answers.
     pub(super) hangs: bool,
     /// No COMMIT's answer arrives.
@@ -284,11 +286,19 @@ impl Target for FakePostgres {
         if self.in_trouble() {
             return Err(self.fail(transaction).await);
         }
-        let written = self.commit(&transaction)?;
+        let committed = self.commit(&transaction);
+        if committed.is_err() && self.world.lock().server.fatal {
+            self.connected = None;
+        }
+        let written = committed?;
         if let Owned::Failed(saves) = &transaction.what {
             self.failed_saves.take_anyway(saves.len() as u64);
         }
         if self.world.lock().server.doubts { Err(doubt()) } else { Ok(written) }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.check_connection().is_ok()
     }
 
     fn disconnect(&mut self) {

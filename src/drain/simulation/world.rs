@@ -128,6 +128,14 @@ impl World {
         inner.forgotten = inner.last;
     }
 
+    /// What the journal has forgotten never was, for the checks, and Postgres has none of it.
+    pub(super) fn lose_what_is_forgotten(&self) {
+        let mut inner = self.lock();
+        let forgotten = inner.forgotten;
+        inner.journal.retain(|accepted| accepted.sequence > forgotten);
+        inner.server.tables = Model::default();
+    }
+
     pub(super) fn batch(&self) -> Vec<Accepted> {
         let mut chance = self.chance();
         let length = if chance.u8(..4) == 0 { chance.usize(2..4) } else { 1 };
@@ -167,6 +175,11 @@ impl World {
     /// From now on saves made by [`Self::named`] are refused with that code; `None` repairs it.
     pub(super) fn refuse(&self, what: Option<(&'static str, Action)>) {
         self.lock().server.refuses = what;
+    }
+
+    /// From now on a refusal ends the session.
+    pub(super) fn make_refusals_fatal(&self) {
+        self.lock().server.fatal = true;
     }
 
     /// A save that is refused with this code if the server is told to.

@@ -22,8 +22,8 @@ use crate::{
     collections::{Catalog, Collections},
     failed::{FailedFilter, FailedPage, FailedQuery, FailedRow},
     grpc::{
-        Append, AppendDone, AppendError, Control, Events, FailedStanding, FlushError, Handles, Health, RequestIds, SettleError, Streams,
-        door::Door, fixtures, save_service::SaveService, serve,
+        Append, AppendDone, AppendError, Control, Events, FailedStanding, FlushError, Handles, Health, RequestIds, Resume, SettleError,
+        Streams, door::Door, fixtures, save_service::SaveService, serve,
     },
     limits::Limits,
     proto::{
@@ -184,7 +184,7 @@ impl Control for FakeDaemon {
         SystemTime::UNIX_EPOCH + duration
     }
 
-    async fn resume(&self, lanes: &[LaneId], _: bool) -> Vec<LaneId> {
+    async fn resume(&self, lanes: &[LaneId], _: Resume) -> Vec<LaneId> {
         let mut paused = self.paused.lock().expect("no test panics under it");
         let resumed = lanes.iter().filter(|&&lane| paused.iter().any(|one| one.0 == lane)).copied().collect();
         paused.clear();

@@ -241,6 +241,12 @@ async fn lanes_are_paused_with_a_reason_and_resumed() {
     let paused = soon(client.pause(pause("", "migration", 60))).await.expect("it is paused").into_inner();
     assert_eq!(paused.end_time.expect("it ends").seconds, 60);
     assert_eq!(soon(client.resume(ResumeRequest::default())).await.expect("it goes on").into_inner().lanes, ["default"]);
+    let gap = |lane: &str, fail| ResumeRequest { lane: lane.to_owned(), fail, accept_gap: true };
+    for (wrong, field) in [(gap("", false), "lane"), (gap("default", true), "accept_gap")] {
+        let status = soon(client.resume(wrong)).await.expect_err("what is given up is one lane's, and nothing else");
+        assert_error(&status, Code::InvalidArgument, "INVALID_REQUEST");
+        assert_eq!(status.get_details_bad_request().expect("a violation").field_violations[0].field, field);
+    }
     for wrong in [pause("", " ", 60), pause("", &"x".repeat(501), 60), pause("", "x", 0), pause("", "x", -1), pause("", "x", 3_601)] {
         let status = soon(client.pause(wrong)).await.expect_err("it is refused");
         assert_error(&status, Code::InvalidArgument, "INVALID_REQUEST");
