@@ -37,6 +37,7 @@ mod schema;
 mod session;
 mod sqlstate;
 mod statements;
+mod suspect;
 mod writer;
 
 pub use careful::{Aside, TakenOut};

@@ -30,13 +30,15 @@ pub struct DrainReport {
     rows: u64,
     rows_per_second: u64,
     commits: u64,
-    failed: u64,
+    /// With poison: saves that became failed saves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<u64>,
 }
 
 impl DrainReport {
     /// For people, in one line.
     pub fn text(&self) -> String {
-        let failed = if self.failed > 0 { format!(", {} failed", self.failed) } else { String::new() };
+        let failed = self.failed.map_or_else(String::new, |failed| format!(", {failed} failed"));
         format!("{} rows/s ({} rows in {} commits{failed})", self.rows_per_second, self.rows, self.commits)
     }
 }
@@ -62,7 +64,7 @@ pub async fn drain(options: DrainOptions) -> anyhow::Result<DrainReport> {
     let sound = options.rows - poisoned;
     ensure!(rows == sound, "{sound} rows were saved and {rows} are in Postgres");
     let rows_per_second = (rows as f64 / elapsed.as_secs_f64()).round() as u64;
-    Ok(DrainReport { rows, rows_per_second, commits: after - before, failed: poisoned })
+    Ok(DrainReport { rows, rows_per_second, commits: after - before, failed: options.poison.map(|_| poisoned) })
 }
 
 /// Returns how many saves will be refused.

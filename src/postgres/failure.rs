@@ -5,6 +5,7 @@ use std::{error, fmt, time::Duration};
 use tokio_postgres::error::{DbError, Severity};
 
 use super::sqlstate::{self, Action, Phase, Told};
+use crate::save::Sequence;
 
 /// An error of Postgres or of the way to it.
 ///
@@ -28,6 +29,8 @@ pub struct Failure {
     pub collection: Option<Box<str>>,
     /// What a person can do; empty where waiting is all.
     pub remedy: Box<str>,
+    /// The save that its words point at, if they do: a guess.
+    pub suspect: Option<Sequence>,
 }
 
 impl Failure {
@@ -42,6 +45,7 @@ impl Failure {
             column: None,
             collection: None,
             remedy: Box::default(),
+            suspect: None,
         }
     }
 
@@ -88,6 +92,7 @@ impl Failure {
             column: owned(error.column()),
             collection: None,
             remedy: sqlstate::remedy(code).into(),
+            suspect: None,
         }
     }
 

@@ -17,6 +17,7 @@ use super::{
     position::{self, LaneKey},
     session::Session,
     sqlstate::Phase,
+    suspect,
 };
 use crate::{
     backlog::Generation,
@@ -200,6 +201,10 @@ impl Writer {
         let applied = self.finish(flown, Some(work.after), work.through).await;
         match applied {
             Err(ApplyError::Failed(failure)) if failure.is_refusal() && self.is_outdated(work).await => Err(ApplyError::Catalog),
+            Err(ApplyError::Failed(mut failure)) if failure.action == Action::Halve => {
+                failure.suspect = work.generation.and_then(|generation| suspect::suspect(&failure, work.collections, generation));
+                Err(failure.into())
+            }
             applied => applied,
         }
     }

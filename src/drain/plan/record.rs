@@ -143,7 +143,9 @@ impl Plan {
         };
         match &mut self.search {
             Some(search) => search.saves = search.saves.saturating_sub(saves),
-            None => self.saves_max = self.saves_max.saturating_mul(2),
+            // What went through was about as much as is tried.
+            None if saves.saturating_mul(2) >= self.saves_max => self.saves_max = self.saves_max.saturating_mul(2),
+            None => {}
         }
         let rows_max = self.settings.statement_rows;
         self.statement_rows = (self.statement_rows + rows_max / GROWTH + 1).min(rows_max);
@@ -316,7 +318,11 @@ impl Plan {
                 if self.search.is_none() {
                     self.saves_max = (saves / 2).max(1);
                 }
-                self.search = hand.as_ref().map(|hand| Search { through: hand.through, saves });
+                let through = hand.as_ref().map(|hand| hand.through);
+                self.search = through.map(|through| Search { through, saves });
+                if let (Some(suspect), Some(through)) = (failure.suspect, through) {
+                    self.split_at(suspect, through);
+                }
                 hand
             }
             Verdict::Refold(_) => self.hand.take(),
@@ -338,6 +344,21 @@ impl Plan {
             self.work_tries = Tries::default();
         }
         (verdict, dropped)
+    }
+
+    /// What is before the suspect first, then it alone; it is part of no batch. Unless that is what was tried.
+    fn split_at(&mut self, suspect: Sequence, through: Sequence) {
+        let before = Sequence::from_u64(suspect.get() - 1);
+        if suspect <= self.position || suspect > through || (before <= self.position && suspect == through) {
+            return;
+        }
+        // Both halves are as large as they are: nothing is searched for.
+        self.search = None;
+        for at in [suspect, before] {
+            if at > self.position && self.bounds.last().is_none_or(|bound| bound.through != at) {
+                self.bounds.push(Bound { through: at, room: None });
+            }
+        }
     }
 
     /// What only a person, a setting or time can decide about a single save.

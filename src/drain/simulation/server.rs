@@ -188,6 +188,25 @@ impl FakePostgres {
         inner.server.commit(transaction, &inner.journal)
     }
 
+    /// Postgres' words point at a save now and then: rightly or not.
+    fn point_at_something(&self, error: ApplyError, transaction: &Transaction) -> ApplyError {
+        let ApplyError::Failed(mut failure) = error else { return error };
+        let mut inner = self.world.lock();
+        let inner = &mut *inner;
+        let mut inside_batch = false;
+        let mut alone = Vec::new();
+        for Accepted { sequence, save } in &inner.journal {
+            let batched = std::mem::replace(&mut inside_batch, save.batch_left > 0) || save.batch_left > 0;
+            if !batched && *sequence > transaction.after && *sequence <= transaction.through {
+                alone.push(*sequence);
+            }
+        }
+        if failure.action == Action::Halve && inner.chance.bool() {
+            failure.suspect = inner.chance.choice(alone);
+        }
+        failure.into()
+    }
+
     /// A COMMIT that arrives late, when nobody counts on it any more; a lock or a full socket held it up.
     fn commit_late(&self, transaction: Transaction) {
         let (world, epoch) = (self.world.clone(), self.connected);
@@ -286,7 +305,7 @@ impl Target for FakePostgres {
         if self.in_trouble() {
             return Err(self.fail(transaction).await);
         }
-        let committed = self.commit(&transaction);
+        let committed = self.commit(&transaction).map_err(|error| self.point_at_something(error, &transaction));
         if committed.is_err() && self.world.lock().server.fatal {
             self.connected = None;
         }

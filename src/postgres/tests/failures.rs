@@ -223,3 +223,23 @@ async fn a_change_of_the_tables_is_noticed_before_commit_and_nothing_else_is() {
         lane.apply(&[Set("t", &["1"], r#"{"a":1}"#)]).await.expect(statement);
     }
 }
+
+#[tokio::test]
+async fn what_is_wrong_between_rows_points_at_a_save() {
+    let fixture = Fixture::new(
+        "create table guild (id int4 primary key, tag text);
+         create table t (id int4 primary key, guild int4 references guild, name text unique); insert into t values (100, null, 'taken')",
+    )
+    .await;
+    let mut lane = fixture.lane(&[]).await;
+    let sound = |lane: &Lane<'_>, n: u32| lane.save("t", &n.to_string(), &format!(r#"{{"name":"n{n}"}}"#), 0);
+    let wrong = [(r#"{"guild":77}"#, "23503"), (r#"{"name":"taken"}"#, "23505")];
+    for (json, code) in wrong {
+        let saves: Vec<_> = (0..9).map(|n| if n == 5 { lane.save("t", "5", json, 0) } else { sound(&lane, n) }).collect();
+        let Err(ApplyError::Failed(failure)) = lane.apply_saves(saves).await else { panic!("it is refused") };
+        assert_eq!((failure.sqlstate.as_deref(), failure.suspect), (Some(code), Some(lane.position.plus(6))));
+        let batch = [Save { batch_left: 1, ..lane.save("t", "5", json, 0) }, sound(&lane, 6)];
+        let Err(ApplyError::Failed(failure)) = lane.apply_saves(batch).await else { panic!("it is refused") };
+        assert_eq!(failure.suspect, None, "a batch is never split");
+    }
+}
