@@ -18,10 +18,10 @@ use crate::support::{
 };
 
 /// A row of `log` twice is an append applied twice. The trigger logs every version that is written: a version twice, or
-/// falling, is a save applied twice or out of order.
+/// falling, is a save applied twice or out of order. `rounds` is added to: once too often is a save applied twice.
 const SCHEMA: &str = "
     create table log (number bigserial primary key, round bigint not null);
-    create table things (id text primary key, version bigint not null check (version > 0));
+    create table things (id text primary key, version bigint not null check (version > 0), rounds bigint);
     create table applied (number bigserial primary key, id text not null, version bigint not null);
     create function note() returns trigger language plpgsql as
         $$ begin insert into applied (id, version) values (new.id, new.version); return null; end $$;
@@ -29,18 +29,19 @@ const SCHEMA: &str = "
     create table warm (id text primary key, round bigint not null);
 ";
 
-/// What the tables say, in one row: appended, out of order; versions written, out of order; failed saves.
+/// What the tables say, in one row: appended, out of order; versions written, out of order; rounds added; failed saves.
 const TABLES: &str = "
     select (select count(*) from log),
         (select count(*) from (select round <= lag(round) over (order by number) as wrong from log) l where wrong),
         (select count(*) from applied),
         (select count(*) from (select version <= lag(version) over (partition by id order by number) as wrong from applied) a where wrong),
+        (select coalesce(sum(rounds), 0) from things),
         (select count(*) from forebay.failed_save)";
 
 /// What a round saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// An atomic batch: a row appended, two objects set.
+    /// An atomic batch: a row appended, two objects set, one of which counts the rounds.
     Good,
     /// A save that Postgres will not take: a transaction is rolled back, the next one writes a failed save.
     Poison,
@@ -83,7 +84,9 @@ impl Course {
             Kind::Good => {
                 self.good += 1;
                 let append = Save { key: Vec::new(), ..set("log", &[], json!({"round": self.round})) };
-                let saves = vec![append, set("things", &["a"], version.clone()), set("things", &["b"], version)];
+                let counted = set("things", &["a"], json!({"version": self.round, "rounds": 1}));
+                let counted = Save { add: vec!["rounds".to_owned()], ..counted };
+                let saves = vec![append, counted, set("things", &["b"], version)];
                 self.client.save_batch(SaveBatchRequest { atomic: true, ..batch(saves) }).await.expect("accepted");
             }
             Kind::Poison => {
@@ -119,7 +122,7 @@ impl Course {
     /// Every save is in Postgres once, and in order.
     async fn check(&self, what: &str) {
         let [good, versions, poison] = [self.good, self.good * 2, self.poison].map(|count| count.to_string());
-        let expected = database_rows([[Some(&*good), Some("0"), Some(&*versions), Some("0"), Some(&*poison)]]);
+        let expected = database_rows([[Some(&*good), Some("0"), Some(&*versions), Some("0"), Some(&*good), Some(&*poison)]]);
         assert_eq!(self.database.rows(TABLES).await, expected, "after {what}");
     }
 
