@@ -24,9 +24,10 @@
 //! 4. [`drain`] seals what is folded as a generation and has it applied,
 //! 5. [`postgres`] applies it: one transaction with the lane's position in it.
 //!
-//! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take. [`daemon`] puts the stages together, starts and stops them; [`settings`], [`metrics`],
-//! [`http`], [`logs`], [`status`] and [`exit`] are what an operator sees. [`client`] is the Rust client (a feature of its own, with
-//! [`proto`], the generated contract); [`sandbox`] is the private Postgres of [`dev`], [`demo`], [`bench`] and the tests.
+//! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take. [`daemon`] puts the stages
+//! together, starts and stops them; [`settings`], [`metrics`], [`http`], [`logs`], [`status`] and [`exit`] are what an operator
+//! sees. [`client`] is the Rust client (a feature of its own, with [`proto`], the generated contract); [`sandbox`] is the private
+//! Postgres of [`dev`], [`demo`], [`bench`] and the tests.
 
 #[cfg(feature = "daemon")]
 pub mod backlog;
