@@ -17,6 +17,7 @@ use crate::{
     settings::PostgresSettings,
 };
 
+mod answers;
 mod array;
 mod careful;
 mod catalog;

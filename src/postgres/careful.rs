@@ -10,10 +10,11 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use super::{
     Action, FailedSave, Failure,
+    answers::{Meaning, hold_against, send_portion},
     flight::Flight,
     plan::{self, Operation, Row, Step},
     sqlstate::Phase,
-    writer::{ApplyError, Meaning, Work, Writer, Written, hold_against, send_portion},
+    writer::{ApplyError, Work, Writer, Written},
 };
 use crate::{
     backlog::Generation,

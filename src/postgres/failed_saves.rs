@@ -63,13 +63,13 @@ pub(super) const CLOSE: &str = "with closed as (update forebay.failed_save f \
      returning 1) select 0::int8, count(*) from closed";
 
 /// The arrays of [`INSERT`].
-pub(super) fn arrays(saves: &[FailedSave]) -> Vec<TextArray> {
-    let mut arrays = vec![TextArray::default(); 11];
+pub(super) fn arrays(saves: &[FailedSave]) -> [TextArray; 11] {
+    let mut arrays = <[TextArray; 11]>::default();
     for save in saves {
         let list = |texts: &[String]| serde_json::to_string(texts).expect("a list of texts is JSON");
         let (key, added) = (list(&save.key), list(&save.added));
         let accepted = save.accepted_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        let row = [
+        let row: [_; 11] = [
             Some(&*save.sequence.to_string()),
             Some(&save.collection),
             Some(&key),

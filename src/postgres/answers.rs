@@ -1,0 +1,163 @@
+//! Statements on their way and what their answers are held against: every row count is compared with what was sent (P6).
+
+use std::sync::Arc;
+
+use tokio_postgres::types::{ToSql, Type};
+
+use super::{
+    Action, ApplyError, Failure, RowsWritten, Written,
+    flight::{Counts, Flight, Refusal},
+    plan::{Operation, Row, Step},
+    sqlstate::Phase,
+};
+use crate::save::CollectionId;
+
+/// What an answer is held against.
+#[derive(Debug)]
+pub(super) enum Meaning {
+    /// Any answer will do.
+    Done,
+    /// 22012 means: the position row is not as expected.
+    Fence,
+    /// Rows of a collection.
+    Rows {
+        collection: CollectionId,
+        name: Arc<str>,
+        operation: Operation,
+        /// Another writer may have been there in between: the same again shows what it did.
+        versioned: bool,
+        sent: u64,
+        /// Its triggers may leave some out.
+        or_fewer: bool,
+    },
+    /// So many tables that are still as they were read.
+    Catalog { tables: usize },
+    /// So many rows of our own tables.
+    Own { table: &'static str, rows: i64 },
+}
+
+pub(super) type Param = (Box<dyn ToSql + Sync + Send>, Type);
+
+pub(super) fn text(text: String) -> Param {
+    (Box::new(text), Type::TEXT)
+}
+
+pub(super) fn array(array: super::array::TextArray) -> Param {
+    (Box::new(array), Type::TEXT_ARRAY)
+}
+
+pub(super) async fn send_step<'c>(
+    flight: &mut Flight<'c, Meaning>,
+    step: &Step<'_>,
+    rows_max: usize,
+    written: &mut Written,
+) -> Result<(), ApplyError> {
+    let statement = step.statement();
+    for portion in step.portions(rows_max) {
+        make_room(flight, Step::bytes(portion), written).await?;
+        send_portion(flight, step, &statement, portion).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn send_portion<'c>(
+    flight: &mut Flight<'c, Meaning>,
+    step: &Step<'_>,
+    statement: &str,
+    portion: &[Row<'_>],
+) -> Result<(), ApplyError> {
+    let arrays = step.parameters(portion)?;
+    let bytes = arrays.iter().map(super::array::TextArray::bytes).sum();
+    let params = match arrays.is_empty() {
+        true => vec![(Box::new(portion.len().cast_signed() as i64) as Box<dyn ToSql + Sync + Send>, Type::INT8)],
+        false => arrays.into_iter().map(array).collect(),
+    };
+    let meaning = Meaning::Rows {
+        collection: step.collection.id,
+        name: Arc::clone(&step.collection.name),
+        operation: step.operation,
+        versioned: step.version.is_some(),
+        sent: portion.len() as u64,
+        or_fewer: step.collection.triggers_skip,
+    };
+    flight.send_typed(meaning, statement, bytes, params).await;
+    Ok(())
+}
+
+/// Bounds what is under way: a generation may hold a million rows.
+pub(super) async fn make_room(flight: &mut Flight<'_, Meaning>, bytes: usize, written: &mut Written) -> Result<(), ApplyError> {
+    while flight.is_full_for(bytes) {
+        land_one(flight, written).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn land_all(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Result<(), ApplyError> {
+    while land_one(flight, written).await? {}
+    Ok(())
+}
+
+/// False if nothing was outstanding.
+async fn land_one(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Result<bool, ApplyError> {
+    match flight.land(Phase::BeforeCommit).await {
+        None => Ok(false),
+        Some(Ok((meaning, counts))) => hold_against(meaning, counts, written).map(|()| true),
+        Some(Err(Refusal { meaning, failure })) => Err(match meaning {
+            Meaning::Fence if failure.sqlstate.as_deref() == Some("22012") => ApplyError::Fence,
+            Meaning::Rows { name, versioned: true, .. } if failure.sqlstate.as_deref() == Some("23505") => {
+                Failure { action: Action::RetryThenHalve, ..failure }.of(&name).into()
+            }
+            Meaning::Rows { name, .. } => failure.of(&name).into(),
+            _ => failure.into(),
+        }),
+    }
+}
+
+pub(super) fn hold_against(meaning: Meaning, counts: Counts, written: &mut Written) -> Result<(), ApplyError> {
+    match meaning {
+        Meaning::Done | Meaning::Fence => Ok(()),
+        Meaning::Catalog { tables } if usize::try_from(counts[1]) == Ok(tables) => Ok(()),
+        Meaning::Catalog { .. } => Err(ApplyError::Catalog),
+        Meaning::Own { rows, .. } if counts[1] == rows => Ok(()),
+        Meaning::Own { table, rows } => {
+            let message = format!("forebay.{table}: {rows} rows were sent, {} arrived", counts[1]);
+            Err(Failure::local(Action::Halve, message).into())
+        }
+        Meaning::Rows { collection, name, operation, versioned, sent, or_fewer } => {
+            let [first, second, superseded] = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+            let arrived = first.saturating_add(second).saturating_add(superseded);
+            // A trigger that leaves a row out does so to a direct write, too: that save is executed.
+            let complete = if operation == Operation::Delete || or_fewer { arrived <= sent } else { arrived == sent };
+            if !complete {
+                let swallowed = swallowed(&name, sent, arrived);
+                let action = if versioned { Action::RetryThenHalve } else { swallowed.action };
+                return Err(Failure { action, ..swallowed }.into());
+            }
+            written.statements += 1;
+            written.statement_rows = written.statement_rows.max(sent);
+            let rows = written.collections.entry(collection).or_default();
+            rows.add(operation, first, second);
+            rows.superseded += superseded;
+            Ok(())
+        }
+    }
+}
+
+/// No error, and yet not what was asked for.
+fn swallowed(name: &str, sent: u64, arrived: u64) -> Failure {
+    let message = format!("{sent} rows were sent, {arrived} arrived: something took the others out");
+    Failure::local(Action::Halve, message).of(name)
+}
+
+impl RowsWritten {
+    fn add(&mut self, operation: Operation, first: u64, second: u64) {
+        match operation {
+            Operation::Set | Operation::Replace => {
+                self.updated += first;
+                self.inserted += second;
+            }
+            Operation::Delete => self.deleted += first,
+            Operation::Append => self.appended += second,
+        }
+    }
+}
