@@ -121,6 +121,7 @@ async fn send(daemon: &crate::support::Daemon, id: &str, offsets: std::ops::Rang
             Event::Acknowledged(acknowledged) if acknowledged.through == last => return (resumed, last),
             Event::Acknowledged(_) => {}
             Event::Refused(refused) => panic!("{refused:?}"),
+            Event::Failed(failed) => panic!("nobody asked for outcomes: {failed:?}"),
         }
     }
     panic!("the stream ended before everything was answered");

@@ -177,7 +177,7 @@ impl Caller {
                 Ok(Some(answer)) => match answer.event {
                     Some(Event::Acknowledged(acknowledged)) => through = acknowledged.through,
                     Some(Event::Refused(refused)) => seen.error(&Status::new(refused.code.into(), refused.message)),
-                    Some(Event::Opened(_)) | None => (),
+                    Some(Event::Opened(_) | Event::Failed(_)) | None => (),
                 },
                 Ok(None) => break,
                 Err(status) => {

@@ -334,7 +334,7 @@ async fn take_stream(state: Arc<Mutex<State>>, mut messages: Streaming<SaveStrea
         let (refused, quiet) = take_saves(&mut state.lock().expect("no holder panics"), &stream_id, message);
         refused.into_iter().for_each(tell);
         if !quiet && through > 0 {
-            tell(Event::Acknowledged(StreamAcknowledged { through: through - 1, tickets: Vec::new() }));
+            tell(Event::Acknowledged(StreamAcknowledged { through: through - 1, ..Default::default() }));
         }
         next = messages.next().await.and_then(Result::ok);
     }

@@ -46,7 +46,7 @@ impl save_service_server::SaveService for SaveService {
         };
         let Accepted { first, deduplicated } = deadline.wait(work).await?;
         let ticket = Ticket::new(self.0.journal_id, first).to_string();
-        Ok(Response::new(SaveResponse { ticket, state: TicketState::Pending.into(), deduplicated }))
+        Ok(Response::new(SaveResponse { ticket, state: TicketState::Pending.into(), deduplicated, superseded: false }))
     }
 
     async fn save_batch(&self, request: Request<SaveBatchRequest>) -> Result<Response<SaveBatchResponse>, Status> {
@@ -64,7 +64,7 @@ impl save_service_server::SaveService for SaveService {
         let Accepted { first, deduplicated } = deadline.wait(work).await?;
         let results = (0..request.saves.len() as u64).map(|n| {
             let ticket = Ticket::new(self.0.journal_id, first.plus(n)).to_string();
-            SaveResult { ticket, state: TicketState::Pending.into(), failure: None }
+            SaveResult { ticket, state: TicketState::Pending.into(), ..Default::default() }
         });
         Ok(Response::new(SaveBatchResponse { results: results.collect(), deduplicated }))
     }

@@ -40,6 +40,7 @@ fn collection(shown: &Collection, lanes: &[String]) -> proto::Collection {
         mode: mode.into(),
         lane: lanes.get(usize::from(shown.lane.0)).cloned().unwrap_or_default(),
         version_column: shown.version.map(|index| shown.columns[usize::from(index)].name.clone()).unwrap_or_default(),
+        on_failed: String::new(),
     }
 }
 
@@ -80,6 +81,7 @@ pub(super) fn status(snapshot: StatusSnapshot, journal: Uuid) -> proto::Status {
         failed_saves: snapshot.failed_saves,
         newest_failed_saves: snapshot.newest_failed_saves.into_iter().map(|save| failed_save(save, journal)).collect(),
         refused_tables: snapshot.refused_tables,
+        endpoints: Vec::new(),
     }
 }
 

@@ -117,6 +117,7 @@ impl<'s> Sender<'s> {
                 self.heard = true;
             }
             Event::Refused(refused) => panic!("the front door refused {}: {refused:?}", self.pending[0].1),
+            Event::Failed(failed) => panic!("nobody asked for outcomes: {failed:?}"),
             Event::Opened(opened) => panic!("opened twice: {opened:?}"),
         }
     }

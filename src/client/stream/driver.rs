@@ -107,7 +107,7 @@ async fn read(shared: &Shared, answers: &mut Streaming<SaveStreamResponse>, wait
                 shared.buffer().refuse(offset, Error::from_refused(refused)).map_err(Broken::Final)?;
             }
             // Of a later version of the contract.
-            Some(Event::Opened(_)) | None => tracing::debug!(stream_id = shared.id, "ignored an answer"),
+            Some(Event::Opened(_) | Event::Failed(_)) | None => tracing::debug!(stream_id = shared.id, "ignored an answer"),
         }
     }
     // Let the daemon end the call: giving it up would look like a cancelled one there.
