@@ -3,7 +3,7 @@
 //! No I/O, no async, no clock, no Postgres. Whatever stands here has been validated at the border (the front door
 //! or the journal's reader), so the stages trust it.
 
-use std::{fmt, time::SystemTime};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 mod body;
 mod columns;
@@ -125,6 +125,15 @@ impl RequestId {
     pub const BYTES_MAX: usize = 256;
 }
 
+/// Who is to be told the outcome of a save.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callback {
+    /// The name of an endpoint of the settings.
+    pub endpoint: Box<str>,
+    /// The request id of the call, to be told with the outcome; empty if it had none.
+    pub request_id: Box<str>,
+}
+
 /// One validated request to change one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Save {
@@ -152,6 +161,8 @@ pub struct Save {
     pub accepted_at: SystemTime,
     /// The failed save that this one saves again.
     pub retries: Option<Sequence>,
+    /// Who is told its outcome. Shared by the saves of a call.
+    pub callback: Option<Arc<Callback>>,
 }
 
 impl Save {
@@ -161,6 +172,11 @@ impl Save {
     /// Whether these saves repeat failed ones: an operator's, not a client's.
     pub fn are_retries(saves: &[Self]) -> bool {
         saves.iter().all(|save| save.retries.is_some())
+    }
+
+    /// How many of these ask for a callback.
+    pub fn callbacks(saves: &[Self]) -> u64 {
+        saves.iter().filter(|save| save.callback.is_some()).count() as u64
     }
 
     /// Bytes that this save may take of the backlog (`backlog.bytes_max` counts these).

@@ -216,6 +216,7 @@ impl Operation {
             version: None,
             request_id: None,
             retries: None,
+            callback: None,
             batch_left: 0,
             origin: None,
             accepted_at: SystemTime::UNIX_EPOCH,

@@ -159,6 +159,7 @@ pub(crate) fn save(key: u8, collection: CollectionId, change: Change) -> Save {
         request_id: None,
         accepted_at,
         retries: None,
+        callback: None,
     }
 }
 

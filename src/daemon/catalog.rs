@@ -179,6 +179,7 @@ fn accepted(lane: LaneId, entry: Entry, Numbers { collection, columns, adds, ver
         request_id: record.request_id,
         accepted_at: record.accepted_at,
         retries: record.retries,
+        callback: record.callback,
     };
     Accepted { sequence: entry.sequence, save }
 }

@@ -139,6 +139,7 @@ mod tests {
             request_id: None,
             accepted_at: SystemTime::UNIX_EPOCH,
             retries: None,
+            callback: None,
         }
     }
 

@@ -80,6 +80,7 @@ pub(super) fn validate(
         request_id: None,
         accepted_at,
         retries: None,
+        callback: None,
     };
     (findings.violations.total() == before).then_some(save)
 }

@@ -65,24 +65,34 @@ impl Ledger {
     /// # Errors
     /// See [`LedgerError`]; after [`LedgerError::Failed`] the key holds its old value or this one.
     pub fn put(&self, key: &str, value: &[u8]) -> Result<(), LedgerError> {
-        if key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
-            return Err(LedgerError::TooLong(key.to_owned()));
+        self.put_all([(key, value)])
+    }
+
+    /// Puts many values under one sync (a second one if any is long), durable when this returns. A crash may leave some of them.
+    ///
+    /// # Errors
+    /// See [`LedgerError`]; after [`LedgerError::Failed`] each key holds its old value or its new one.
+    pub fn put_all<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<(), LedgerError> {
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        if let Some((key, _)) = pairs.iter().find(|(key, value)| key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX) {
+            return Err(LedgerError::TooLong((*key).to_owned()));
         }
         self.with(|store| {
-            let before = Head::read(store, key)?.map(|head| head.turn);
-            // Parts of a put that a crash has cut short would be taken for ours.
-            remove_parts(store, key, before)?;
-            let turn = before.map_or(0, |turn| turn + 1);
-            let parts = if value.len() > PART_BYTES_MAX { value } else { &[] };
-            for (n, part) in parts.chunks(PART_BYTES_MAX).enumerate() {
-                store.put(&part_key(key, turn, n as u32), part)?;
+            let mut turns = Vec::with_capacity(pairs.len());
+            let mut synced = true;
+            for (key, value) in &pairs {
+                let turn = put_parts(store, key, value)?;
+                synced &= value.len() <= PART_BYTES_MAX;
+                turns.push(turn);
             }
-            if !parts.is_empty() {
+            if !synced {
                 store.sync()?;
             }
-            store.put(&head_key(key), &Head::bytes(turn, value))?;
+            for ((key, value), &turn) in pairs.iter().zip(&turns) {
+                store.put(&head_key(key), &Head::bytes(turn, value))?;
+            }
             store.sync()?;
-            remove_parts(store, key, Some(turn))
+            pairs.iter().zip(turns).try_for_each(|((key, _), turn)| remove_parts(store, key, Some(turn)))
         })
     }
 
@@ -95,15 +105,16 @@ impl Ledger {
         found.map(|value| value.ok_or_else(|| LedgerError::Damaged(key.to_owned()))).transpose()
     }
 
-    /// Removes a key, durably when this returns.
+    /// Removes keys, durably when this returns.
     ///
     /// # Errors
     /// See [`LedgerError`].
-    pub fn remove(&self, key: &str) -> Result<(), LedgerError> {
+    pub fn remove<'a>(&self, keys: impl IntoIterator<Item = &'a str>) -> Result<(), LedgerError> {
+        let keys: Vec<_> = keys.into_iter().collect();
         self.with(|store| {
-            store.remove(&head_key(key))?;
+            keys.iter().try_for_each(|key| store.remove(&head_key(key)))?;
             store.sync()?;
-            remove_parts(store, key, None)
+            keys.iter().try_for_each(|key| remove_parts(store, key, None))
         })
     }
 
@@ -188,6 +199,19 @@ impl Head {
     }
 }
 
+/// Puts the parts of a value that is long, for a head that is put after the next sync; gives the value's turn.
+fn put_parts(store: &Store, key: &str, value: &[u8]) -> Result<u64, StoreError> {
+    let before = Head::read(store, key)?.map(|head| head.turn);
+    // Parts of a put that a crash has cut short would be taken for ours.
+    remove_parts(store, key, before)?;
+    let turn = before.map_or(0, |turn| turn + 1);
+    let parts = if value.len() > PART_BYTES_MAX { value } else { &[] };
+    for (n, part) in parts.chunks(PART_BYTES_MAX).enumerate() {
+        store.put(&part_key(key, turn, n as u32), part)?;
+    }
+    Ok(turn)
+}
+
 /// Removes the parts of a key that belong to another turn: of the value before, or of a `put` that a crash has cut short.
 fn remove_parts(store: &Store, key: &str, keep: Option<u64>) -> Result<(), StoreError> {
     let kept = keep.map(|turn| parts_prefix(key, Some(turn)));
@@ -235,11 +259,27 @@ mod tests {
         let ledger = Ledger::open(&path).expect("a ledger");
         let all = ledger.scan("cat").expect("read");
         assert_eq!(all, [("catalog".to_owned(), long), ("catalog.other".to_owned(), b"other".to_vec())]);
-        ledger.remove("catalog").expect("removed");
+        ledger.remove(["catalog"]).expect("removed");
         assert_eq!(ledger.get("catalog"), Ok(None));
         let left = ledger.with(|store| store.scan(b"p")).expect("read");
         assert!(left.is_empty(), "no part of a removed value stays");
         assert_eq!(std::fs::read_dir(path.join("blobs")).expect("a directory").count(), 0, "blobs are never synced");
+    }
+
+    #[test]
+    fn many_values_go_in_and_out_together() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(&directory.path().join("ledger")).expect("a ledger");
+        let long = vec![5; PART_BYTES_MAX + 1];
+        ledger.put_all([("waits/1", &b"one"[..]), ("waits/2", &long), ("waits/3", b"three")]).expect("put");
+        ledger.put_all([("waits/3", &b"again"[..])]).expect("put");
+        let all = ledger.scan("waits/").expect("read");
+        let expected = [("waits/1", b"one".to_vec()), ("waits/2", long), ("waits/3", b"again".to_vec())];
+        assert_eq!(all, expected.map(|(key, value)| (key.to_owned(), value)));
+        ledger.remove(["waits/1", "waits/2"]).expect("removed");
+        assert_eq!(ledger.scan("waits/").expect("read").len(), 1);
+        let parts = ledger.with(|store| store.scan(b"p")).expect("read");
+        assert!(parts.is_empty(), "no part of a removed value stays");
     }
 
     #[test]

@@ -142,6 +142,8 @@ struct Line<'a> {
     accepted_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     retries: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callback: Option<&'a str>,
 }
 
 fn write_line(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
@@ -166,6 +168,7 @@ fn write_line(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
         request_id: record.request_id.as_deref().map(|request| &*request.id),
         accepted_at,
         retries: record.retries.map(Sequence::get),
+        callback: record.callback.as_deref().map(|callback| &*callback.endpoint),
     };
     // A body may span lines; a line of the export may not.
     let text = serde_json::to_string(&line)?.replace(['\n', '\r'], " ");

@@ -6,9 +6,8 @@
 //! |-------------|------------------------|--------------------------------------------------------------|
 //! | length      | varint                 | bytes that follow                                            |
 //! | flags       | u8                     | bits 0-1: set, delete, append; bit 2: has an origin;         |
-//! |             |                        | bit 3: has a request id; bit 5: has adds;                    |
-//! |             |                        | bit 6: retries a failed save;                                |
-//! |             |                        | bit 4 is kept for the callback                               |
+//! |             |                        | bit 3: has a request id; bit 4: has a callback;              |
+//! |             |                        | bit 5: has adds; bit 6: retries a failed save                |
 //! | lane        | varint                 |                                                              |
 //! | batch left  | varint                 | saves of the same atomic batch that follow                   |
 //! | accepted at | varint                 | milliseconds since 1970                                      |
@@ -17,15 +16,19 @@
 //! | retries     | varint                 | sequence of the failed save; if flagged                      |
 //! | request id  | varint, bytes,         | UTF-8; the fingerprint of the whole call; if flagged         |
 //! |             | 16 bytes               |                                                              |
+//! | callback    | varint, bytes, twice   | UTF-8; the endpoint, the request id to be told; if flagged   |
 //! | collection  | varint, bytes          | UTF-8                                                        |
 //! | key         | varint, bytes          | as [`Key::as_bytes`]                                         |
 //! | body        | the rest               | JSON; none for a delete                                      |
 //!
 //! A flag that this version doesn't know makes the record unreadable, never half read.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use crate::save::{Body, Change, Key, LaneId, RequestId, Save, Sequence, StreamOrigin};
+use crate::save::{Body, Callback, Change, Key, LaneId, RequestId, Save, Sequence, StreamOrigin};
 
 const KIND: u8 = 0b11;
 const SET: u8 = 0;
@@ -33,6 +36,7 @@ const DELETE: u8 = 1;
 const APPEND: u8 = 2;
 const ORIGIN: u8 = 1 << 2;
 const REQUEST_ID: u8 = 1 << 3;
+const CALLBACK: u8 = 1 << 4;
 const ADDS: u8 = 1 << 5;
 const RETRIES: u8 = 1 << 6;
 
@@ -59,6 +63,8 @@ pub struct Record {
     pub accepted_at: SystemTime,
     /// The failed save that it saves again.
     pub retries: Option<Sequence>,
+    /// Who is told its outcome.
+    pub callback: Option<Arc<Callback>>,
 }
 
 /// A record and its number.
@@ -91,21 +97,23 @@ pub(super) fn encode(save: &Save, collection: &str, out: &mut Vec<u8>) {
     let mut head = [0; HEAD_BYTES_MAX];
     let head = write_head(save, &mut head);
     let key = save.key.as_bytes();
-    let request_id = save.request_id.as_deref().map_or(0, |request| varint_length(request.id.len()) + request.id.len() + 16);
-    let length =
-        head.len() + request_id + varint_length(collection.len()) + collection.len() + varint_length(key.len()) + key.len() + body.len();
+    let request_id = save.request_id.as_deref().map_or(0, |request| with_length(request.id.len()) + 16);
+    let callback = save.callback.as_deref();
+    let callback_length = callback.map_or(0, |callback| with_length(callback.endpoint.len()) + with_length(callback.request_id.len()));
+    let length = head.len() + request_id + callback_length + with_length(collection.len()) + with_length(key.len()) + body.len();
     out.reserve(length + VARINT_BYTES_MAX);
     put_varint(length as u64, out);
     out.extend_from_slice(head);
     if let Some(RequestId { id, fingerprint }) = save.request_id.as_deref() {
-        put_varint(id.len() as u64, out);
-        out.extend_from_slice(id.as_bytes());
+        put_text(id.as_bytes(), out);
         out.extend_from_slice(fingerprint);
     }
-    put_varint(collection.len() as u64, out);
-    out.extend_from_slice(collection.as_bytes());
-    put_varint(key.len() as u64, out);
-    out.extend_from_slice(key);
+    if let Some(Callback { endpoint, request_id }) = callback {
+        put_text(endpoint.as_bytes(), out);
+        put_text(request_id.as_bytes(), out);
+    }
+    put_text(collection.as_bytes(), out);
+    put_text(key, out);
     out.extend_from_slice(body);
 }
 
@@ -123,7 +131,8 @@ fn write_head<'a>(save: &Save, head: &'a mut [u8; HEAD_BYTES_MAX]) -> &'a [u8] {
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     let (origin, request_id) = (flag(save.origin.is_some(), ORIGIN), flag(save.request_id.is_some(), REQUEST_ID));
     let (adds, retries) = (flag(!save.adds.is_empty(), ADDS), flag(save.retries.is_some(), RETRIES));
-    cursor.push(&[kind | origin | request_id | adds | retries]);
+    let callback = flag(save.callback.is_some(), CALLBACK);
+    cursor.push(&[kind | origin | request_id | callback | adds | retries]);
     cursor.varint(u64::from(save.lane.0));
     cursor.varint(u64::from(save.batch_left));
     cursor.varint(milliseconds(save.accepted_at));
@@ -166,7 +175,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
     let length = take_length(bytes)?;
     let mut rest = take(bytes, length)?;
     let flags = take(&mut rest, 1)?[0];
-    if flags & !(KIND | ORIGIN | REQUEST_ID | ADDS | RETRIES) != 0 || flags & KIND > APPEND {
+    if flags & !(KIND | ORIGIN | REQUEST_ID | CALLBACK | ADDS | RETRIES) != 0 || flags & KIND > APPEND {
         return Err(RecordError::Flags(flags));
     }
     let lane = take_varint(&mut rest)?.try_into().map_err(|_| RecordError::Number)?;
@@ -176,8 +185,8 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
     let adds = if flags & ADDS != 0 { take_length(&mut rest)? } else { 0 };
     let retries = if flags & RETRIES != 0 { Some(Sequence::from_u64(take_varint(&mut rest)?)) } else { None };
     let request_id = if flags & REQUEST_ID != 0 { Some(take_request_id(&mut rest)?.into()) } else { None };
-    let length = take_length(&mut rest)?;
-    let collection = std::str::from_utf8(take(&mut rest, length)?).map_err(|_| RecordError::Text)?.to_owned();
+    let callback = if flags & CALLBACK != 0 { Some(take_callback(&mut rest)?.into()) } else { None };
+    let collection = take_text(&mut rest)?.to_owned();
     let length = take_length(&mut rest)?;
     let key = Key::from_bytes(take(&mut rest, length)?).ok_or(RecordError::Key)?;
     let change = match flags & KIND {
@@ -185,7 +194,7 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Result<Record, RecordError> {
         APPEND => Change::Append(take_body(rest)?),
         _ => Change::Delete,
     };
-    Ok(Record { lane: LaneId(lane), collection, key, change, adds, batch_left, origin, request_id, accepted_at, retries })
+    Ok(Record { lane: LaneId(lane), collection, key, change, adds, batch_left, origin, request_id, accepted_at, retries, callback })
 }
 
 /// The front door has checked the JSON, and the chunk's checksum says that these are its bytes.
@@ -200,10 +209,18 @@ fn take_origin(bytes: &mut &[u8]) -> Result<StreamOrigin, RecordError> {
 }
 
 fn take_request_id(bytes: &mut &[u8]) -> Result<RequestId, RecordError> {
-    let length = take_length(bytes)?;
-    let id = std::str::from_utf8(take(bytes, length)?).map_err(|_| RecordError::Text)?.into();
+    let id = take_text(bytes)?.into();
     let fingerprint = take(bytes, 16)?.try_into().map_err(|_| RecordError::Short)?;
     Ok(RequestId { id, fingerprint })
+}
+
+fn take_callback(bytes: &mut &[u8]) -> Result<Callback, RecordError> {
+    Ok(Callback { endpoint: take_text(bytes)?.into(), request_id: take_text(bytes)?.into() })
+}
+
+fn take_text<'a>(bytes: &mut &'a [u8]) -> Result<&'a str, RecordError> {
+    let length = take_length(bytes)?;
+    std::str::from_utf8(take(bytes, length)?).map_err(|_| RecordError::Text)
 }
 
 fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], RecordError> {
@@ -240,6 +257,16 @@ fn put_varint(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
+/// Bytes after their length, as many as [`with_length`] says.
+fn put_text(bytes: &[u8], out: &mut Vec<u8>) {
+    put_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+fn with_length(bytes: usize) -> usize {
+    varint_length(bytes) + bytes
+}
+
 fn varint_length(number: usize) -> usize {
     let bits = (usize::BITS - number.leading_zeros()).max(1) as usize;
     bits.div_ceil(7)
@@ -272,6 +299,7 @@ mod tests {
             request_id in prop::option::of(("\\PC{0,80}", any::<[u8; 16]>())),
             at in 0..1u64 << 45,
             retries in prop::option::of(any::<u64>()),
+            callback in prop::option::of(("\\PC{0,40}", "\\PC{0,80}")),
         ) -> Save {
             Save {
                 lane: LaneId(lane),
@@ -286,6 +314,7 @@ mod tests {
                 request_id: request_id.map(|(id, fingerprint)| RequestId { id: id.into(), fingerprint }.into()),
                 accepted_at: UNIX_EPOCH + Duration::from_millis(at),
                 retries: retries.map(Sequence::from_u64),
+                callback: callback.map(|(endpoint, id)| Callback { endpoint: endpoint.into(), request_id: id.into() }.into()),
             }
         }
     }
@@ -299,9 +328,10 @@ mod tests {
             }
             let mut rest = &bytes[..];
             for (save, name) in saves {
-                let Save { lane, key, change, adds, batch_left, origin, request_id, accepted_at, retries, .. } = save;
-                let adds = adds.len();
-                let expected = Record { lane, collection: name, key, change, adds, batch_left, origin, request_id, accepted_at, retries };
+                let Save { lane, key, change, adds, batch_left, origin, request_id, accepted_at, retries, callback, .. } = save;
+                let (adds, collection) = (adds.len(), name);
+                let expected =
+                    Record { lane, collection, key, change, adds, batch_left, origin, request_id, accepted_at, retries, callback };
                 prop_assert_eq!(decode(&mut rest), Ok(expected));
             }
             prop_assert!(rest.is_empty());
@@ -326,7 +356,8 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_what_is_added_under_a_request_id_stay_as_they_are() {
+    fn the_bytes_of_what_is_added_under_a_request_id_and_called_back_stay_as_they_are() {
+        let callback = Callback { endpoint: "shop".into(), request_id: "id".into() };
         let request_id = RequestId { id: "id".into(), fingerprint: [7; 16] };
         let save = Save {
             lane: LaneId(1),
@@ -341,17 +372,22 @@ mod tests {
             request_id: Some(request_id.into()),
             accepted_at: UNIX_EPOCH + Duration::from_millis(300),
             retries: None,
+            callback: Some(callback.into()),
         };
-        let mut bytes = Vec::new();
+        let (mut bytes, mut without) = (Vec::new(), Vec::new());
         encode(&save, "t", &mut bytes);
+        let head = [46, 0b11_1000, 1, 2, 0xac, 2, 1];
+        let expected = [&head[..], b"\x02id", &[7; 16], b"\x04shop\x02id", b"\x01t\x03\x00\x011", br#"{"n":1}"#].concat();
+        assert_eq!(bytes, expected);
+        encode(&Save { callback: None, ..save }, "t", &mut without);
         let head = [38, 0b10_1000, 1, 2, 0xac, 2, 1];
         let expected = [&head[..], b"\x02id", &[7; 16], b"\x01t\x03\x00\x011", br#"{"n":1}"#].concat();
-        assert_eq!(bytes, expected);
+        assert_eq!(without, expected, "a save without a callback takes no byte more");
     }
 
     #[test]
     fn flags_of_a_later_version_are_refused() {
-        assert_eq!(decode(&mut &[5, 0b1_0000, 0, 0, 0, 0][..]), Err(RecordError::Flags(0b1_0000)));
+        assert_eq!(decode(&mut &[5, 0b1000_0000, 0, 0, 0, 0][..]), Err(RecordError::Flags(0b1000_0000)));
         assert_eq!(decode(&mut &[5, 3, 0, 0, 0, 0][..]), Err(RecordError::Flags(3)));
     }
 }

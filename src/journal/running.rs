@@ -255,6 +255,12 @@ impl Monitor {
         self.0.settled(lane, position, read_back);
     }
 
+    /// Keeps what lies above `after` although Postgres may hold it: somebody has to read it again after a crash. `None` ends
+    /// that. To be said before Postgres holds it.
+    pub fn hold(&self, after: Option<Sequence>) {
+        self.0.hold(after);
+    }
+
     /// Below the oldest save that may still be read: everything after it can be.
     pub fn oldest(&self) -> Sequence {
         self.0.table().oldest()

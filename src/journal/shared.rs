@@ -64,6 +64,8 @@ pub(super) struct Shared {
     pub table: Mutex<Table>,
     /// Per lane: what Postgres holds, and what it was seen to hold.
     lanes: Box<[Lane]>,
+    /// What lies above is read again, whatever Postgres holds.
+    held: AtomicU64,
     pub space: Space,
     pub limits: Limits,
     clock: Instant,
@@ -117,6 +119,7 @@ impl Shared {
             on_fatal: Mutex::new(Some(on_fatal)),
             table: Mutex::new(table),
             lanes,
+            held: AtomicU64::new(u64::MAX),
             space: Space::new(&limits.journal_free_bytes),
             limits: limits.clone(),
             clock: Instant::now(),
@@ -141,7 +144,7 @@ impl Shared {
         if read_back {
             // Lower after a restored backup or the promotion of a stale standby: what lies above is needed again. What was
             // given back of `journal.bytes_max` for it is not charged again.
-            known.confirmed.store(position.get(), Ordering::Relaxed);
+            known.confirmed.store(position.get(), Ordering::Release);
             known.settled.store(position.get(), Ordering::Relaxed);
         } else {
             known.settled.fetch_max(position.get(), Ordering::Relaxed);
@@ -155,10 +158,18 @@ impl Shared {
         self.limits.journal_bytes.give_back(freed);
     }
 
-    /// What every lane's position row was last seen to hold: below it, segments may go. `None` until all were seen.
+    /// What every lane's position row was last seen to hold, and nobody holds: below it, segments may go. `None` until all were
+    /// seen.
     pub(super) fn confirmed_floor(&self) -> Option<Sequence> {
-        let confirmed = self.lanes.iter().map(|lane| lane.confirmed.load(Ordering::Relaxed));
-        confirmed.map(|at| (at != UNREAD).then(|| Sequence::from_u64(at))).min().flatten()
+        let confirmed = self.lanes.iter().map(|lane| lane.confirmed.load(Ordering::Acquire));
+        let floor = confirmed.map(|at| (at != UNREAD).then(|| Sequence::from_u64(at))).min().flatten()?;
+        // After the positions: what they cover was held before they came so far.
+        Some(floor.min(Sequence::from_u64(self.held.load(Ordering::Acquire))))
+    }
+
+    /// What lies above `after` is kept; nothing for `None`.
+    pub(super) fn hold(&self, after: Option<Sequence>) {
+        self.held.store(after.map_or(u64::MAX, Sequence::get), Ordering::Release);
     }
 
     /// The lanes' positions, for the hints in chunks: every lane's, so that the smallest is the floor.

@@ -68,6 +68,7 @@ fn save(key: u64, body_bytes: usize) -> Save {
         request_id: None,
         accepted_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + key),
         retries: None,
+        callback: None,
     }
 }
 

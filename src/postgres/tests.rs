@@ -216,6 +216,7 @@ impl Lane<'_> {
             origin: None,
             request_id: None,
             retries: None,
+            callback: None,
             accepted_at: SystemTime::UNIX_EPOCH,
         }
     }

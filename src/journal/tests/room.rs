@@ -70,7 +70,11 @@ async fn drained_segments_go_when_their_retention_is_over_and_not_before_the_pos
     rig.running.monitor().settled(LANE, last, false);
     rig.running.tend();
     assert_eq!(segments(&home), before, "the position was not read back");
+    rig.running.monitor().hold(Some(Sequence::ZERO));
     rig.running.monitor().settled(LANE, last.plus(0), true);
+    rig.running.tend();
+    assert_eq!(segments(&home), before, "somebody holds them");
+    rig.running.monitor().hold(None);
     rig.running.tend();
     // The current segment ends too: the owner was asked to, and answers behind it in the inbox.
     let read = rig.running.reader().read(last, ALL, 1).await.expect("readable");
