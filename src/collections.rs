@@ -37,6 +37,8 @@ pub struct CollectionSettings {
     pub mode: Mode,
     /// An integer column: a row is only overwritten by a higher version.
     pub version_column: Option<String>,
+    /// The endpoint that is told of failed saves.
+    pub on_failed: Option<String>,
 }
 
 /// How saves of a collection become rows.
@@ -92,6 +94,8 @@ pub struct Collection {
     pub key: Vec<ColumnIndex>,
     /// The column whose higher value wins; every save names it.
     pub version: Option<ColumnIndex>,
+    /// The endpoint that is told of failed saves.
+    pub on_failed: Option<String>,
     /// What its table was when the catalog was read.
     pub fingerprint: Fingerprint,
     /// Whether a trigger may leave a row out of an insert or update without an error.
@@ -311,6 +315,7 @@ impl Collection {
             columns: Vec::new(),
             key: Vec::new(),
             version: None,
+            on_failed: None,
             fingerprint: Fingerprint::default(),
             triggers_skip: false,
             gone: true,

@@ -23,6 +23,7 @@ use crate::{
 
 mod append;
 mod aside;
+mod callbacks;
 mod catalog;
 mod control;
 mod core;
@@ -113,7 +114,7 @@ pub async fn run(settings: Settings, listeners: Listeners, options: Options, sto
     let rereading = tokio::spawn(reread(Arc::clone(&core.controls), options.reread));
 
     let grpc_stop = CancellationToken::new();
-    let front_door = grpc::serve(listeners.grpc, settings.grpc.clone(), handles(&core, &health), grpc_stop.clone());
+    let front_door = grpc::serve(listeners.grpc, settings.grpc.clone(), handles(&core, &settings, &health), grpc_stop.clone());
     let mut front_door = tokio::spawn(async move {
         if let Err(error) = front_door.await {
             tracing::error!(%error, "the front door broke");
@@ -148,13 +149,14 @@ pub async fn run(settings: Settings, listeners: Listeners, options: Options, sto
     left
 }
 
-fn handles(core: &Core, health: &Health) -> grpc::Handles {
+fn handles(core: &Core, settings: &Settings, health: &Health) -> grpc::Handles {
     grpc::Handles {
         appender: Arc::new(core.journal.appender()),
         control: Arc::clone(&core.controls) as Arc<dyn grpc::Control>,
         limits: core.limits.clone(),
         lanes: core.controls.lanes.iter().map(|lane| lane.name().to_string()).collect(),
         tickets: core.controls.tickets.clone(),
+        endpoints: settings.endpoints.keys().cloned().collect(),
         streams: Arc::clone(&core.streams),
         request_ids: Arc::clone(&core.request_ids),
         health: health.clone(),

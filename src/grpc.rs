@@ -69,6 +69,8 @@ pub struct Handles {
     pub lanes: Arc<[String]>,
     /// Names saves.
     pub tickets: Tickets,
+    /// The endpoints that saves may name in `callback`.
+    pub endpoints: Arc<[String]>,
     /// Save streams by id; fed by recovery.
     pub streams: Arc<Streams>,
     /// Request ids of unary calls; fed by recovery.

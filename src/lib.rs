@@ -24,10 +24,13 @@
 //! 4. [`drain`] seals what is folded as a generation and has it applied,
 //! 5. [`postgres`] applies it: one transaction with the lane's position in it.
 //!
-//! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take, [`outcomes`] that of tickets. [`daemon`] puts the stages
-//! together, starts and stops them; [`settings`], [`metrics`], [`http`], [`logs`], [`status`] and [`exit`] are what an operator
-//! sees. [`client`] is the Rust client (a feature of its own, with [`proto`], the generated contract); [`sandbox`] is the private
-//! Postgres of [`dev`], [`demo`], [`bench`] and the tests.
+//! [`webhooks`] tells endpoints what became of saves that asked for it; [`daemon`] follows the lanes for it, and nothing waits for
+//! it.
+//!
+//! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take, [`outcomes`] that of tickets.
+//! [`daemon`] puts the stages together, starts and stops them; [`settings`], [`metrics`], [`http`], [`logs`], [`status`] and
+//! [`exit`] are what an operator sees. [`client`] is the Rust client (a feature of its own, with [`proto`], the generated
+//! contract); [`sandbox`] is the private Postgres of [`dev`], [`demo`], [`bench`] and the tests.
 
 #[cfg(feature = "daemon")]
 pub mod backlog;
@@ -75,3 +78,5 @@ pub mod save;
 pub mod settings;
 #[cfg(feature = "daemon")]
 pub mod status;
+#[cfg(feature = "daemon")]
+pub mod webhooks;

@@ -262,6 +262,8 @@ limits! {
     failed_saves: Amount of failed.saves_max;
     /// Streams and request ids that are remembered.
     request_ids: Amount of request_ids.count_max;
+    /// Saves with a callback that has not been delivered.
+    callbacks_pending: Amount of callbacks.pending_max;
 }
 
 #[cfg(test)]

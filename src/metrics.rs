@@ -22,8 +22,8 @@ mod families;
 mod labels;
 mod observation;
 
-pub use labels::{LaneState, LimitKind, Refused, RetryReason, RowOp, Rpc, TransactionResult};
-pub use observation::{CollectionObservation, JournalObservation, LaneObservation, LimitObservation, Observation};
+pub use labels::{AttemptResult, GiveUpReason, LaneState, LimitKind, Refused, RetryReason, RowOp, Rpc, TransactionResult};
+pub use observation::{CollectionObservation, EndpointObservation, JournalObservation, LaneObservation, LimitObservation, Observation};
 
 /// The metrics of one daemon. Cheap to clone.
 #[derive(Clone)]

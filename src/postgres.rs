@@ -46,6 +46,7 @@ pub use connect::UrlError;
 pub use failed_saves::{
     FailedSave,
     list::{ClosedFailed, KnownFailed, OpenFailed},
+    outcomes::{FailedOutcome, LaneOutcomes, Which},
 };
 pub use failure::Failure;
 pub use lane_rows::{LaneChange, LaneRows, earlier_remedy};
@@ -196,13 +197,23 @@ impl Postgres {
         }
     }
 
-    /// Removes a chunk of the closed failed saves beyond the newest `kept` by sequence, and notes the horizon with them. Gives
-    /// their numbers. Empty: there are no more.
+    /// What became of saves of a lane, and up to where it can be told: one snapshot. Nothing while the lane is not `owner`'s.
+    ///
+    /// # Errors
+    /// [`Failure`] of the connection or a statement.
+    pub async fn outcomes(&self, journal: Uuid, lane: (&str, Uuid), which: Which<'_>) -> Result<LaneOutcomes, Failure> {
+        let reading = Reading::begin(self.reader().await?, &self.session).await?;
+        let outcomes = failed_saves::outcomes::read(&reading, journal, lane, which).await?;
+        reading.end().await.map(|()| outcomes)
+    }
+
+    /// Removes a chunk of the closed failed saves beyond the newest `kept` by sequence, and notes the horizon with them. Those
+    /// above `told` stay: somebody has to be told of them. Gives their numbers. Empty: there are no more.
     ///
     /// # Errors
     /// [`Failure`]; after a lost connection they may have been removed.
-    pub async fn forget_failed(&self, journal: Uuid, kept: u64) -> Result<Vec<Sequence>, Failure> {
-        match failed_saves::care::forget(self.reader().await?, &self.session, journal, kept).await {
+    pub async fn forget_failed(&self, journal: Uuid, kept: u64, told: Sequence) -> Result<Vec<Sequence>, Failure> {
+        match failed_saves::care::forget(self.reader().await?, &self.session, journal, kept, told).await {
             Err(failure) if is_missing(&failure) => Ok(Vec::new()),
             forgotten => forgotten,
         }

@@ -17,6 +17,7 @@ use crate::collections::{CollectionRules, CollectionSettings, Lanes};
 
 mod check;
 mod default;
+mod endpoints;
 mod keys;
 mod kinds;
 mod lanes;
@@ -26,6 +27,7 @@ mod problem;
 mod secret;
 mod sources;
 
+pub use endpoints::{EndpointUrl, signing_key};
 pub use load::{Listed, Loaded};
 pub use problem::{Origin, Problem, SettingsError};
 pub use secret::Secret;
@@ -49,6 +51,8 @@ pub struct Settings {
     pub failed: FailedSettings,
     /// `[request_ids]`
     pub request_ids: RequestIdSettings,
+    /// `[callbacks]`
+    pub callbacks: CallbackSettings,
     /// `[stop]`
     pub stop: StopSettings,
     /// `[log]`
@@ -57,6 +61,8 @@ pub struct Settings {
     pub lanes: BTreeMap<String, LaneSettings>,
     /// `[collections.NAME]`
     pub collections: BTreeMap<String, CollectionSettings>,
+    /// `[endpoints.NAME]`
+    pub endpoints: BTreeMap<String, EndpointSettings>,
 }
 
 /// The front door.
@@ -233,6 +239,34 @@ pub struct RequestIdSettings {
     pub count_max: u64,
     /// How long a request id is remembered, as long as the journal retains its saves.
     pub retention: Duration,
+}
+
+/// Telling outcomes by webhooks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CallbackSettings {
+    /// One attempt, from the resolution of the name to the end of the answer.
+    pub timeout: Duration,
+    /// How old an outcome may become before it is told no more.
+    pub give_up: Duration,
+    /// Saves with a callback that has not been delivered.
+    pub pending_max: u64,
+}
+
+/// Who is told outcomes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EndpointSettings {
+    /// Where it is; always there once the settings are checked.
+    pub url: Option<EndpointUrl>,
+    /// What signs, each of them; [`signing_key`] reads it.
+    pub secret: Vec<Secret>,
+    /// A file with one of them a line, in the place of `secret`.
+    pub secret_file: Option<PathBuf>,
+    /// It may be on this host.
+    pub allow_loopback: bool,
+    /// It may be in a private network.
+    pub allow_private: bool,
+    /// Certificates of authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Stopping.

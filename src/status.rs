@@ -37,6 +37,8 @@ pub struct StatusSnapshot {
     pub newest_failed_saves: Vec<FailedRow>,
     /// How many tables may not be saved.
     pub refused_tables: u64,
+    /// The endpoints, by name.
+    pub endpoints: Vec<EndpointStatus>,
 }
 
 impl StatusSnapshot {
@@ -137,4 +139,31 @@ impl From<&Limit> for LimitStatus {
     fn from(limit: &Limit) -> Self {
         Self { kind: limit.kind(), name: limit.name(), max: limit.max(), used: limit.used() }
     }
+}
+
+/// An endpoint that is told outcomes. Counts are of this run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointStatus {
+    /// Its name.
+    pub name: String,
+    /// It answered 410: nothing is sent to it until the next start.
+    pub disabled: bool,
+    /// Deliveries that wait or are under way.
+    pub pending: u64,
+    /// When the oldest pending delivery's save was accepted.
+    pub oldest_accepted_at: Option<SystemTime>,
+    /// Attempts that were answered with 2xx.
+    pub delivered: u64,
+    /// Attempts that were answered otherwise.
+    pub refused: u64,
+    /// Attempts that were not answered in time.
+    pub timed_out: u64,
+    /// Attempts without a connection, or with a broken one.
+    pub unreachable: u64,
+    /// Deliveries that were given up for their age.
+    pub too_old: u64,
+    /// Deliveries that were given up because the endpoint is disabled.
+    pub dropped: u64,
+    /// Why the last attempt failed; empty if it didn't.
+    pub last_error: String,
 }

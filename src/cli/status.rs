@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use forebay::{
     exit::{Exit, Failure},
-    proto::{FailedSave, LaneState, LaneStatus, LimitKind, Status},
+    proto::{EndpointStatus, FailedSave, LaneState, LaneStatus, LimitKind, Status},
 };
 
 use super::daemon::DaemonArguments;
@@ -41,6 +41,7 @@ impl fmt::Display for Page<'_> {
         status.lanes.iter().try_for_each(|lane| self.lane(f, lane))?;
         self.collections(f)?;
         self.limits(f)?;
+        status.endpoints.iter().try_for_each(|endpoint| self.endpoint(f, endpoint))?;
         self.failed_saves(f)
     }
 }
@@ -102,6 +103,16 @@ impl Page<'_> {
             writeln!(f, "  {:width$}  {} of {} ({percent} %)", limit.name, amount(limit.used), amount(limit.max))?;
         }
         Ok(())
+    }
+
+    fn endpoint(&self, f: &mut fmt::Formatter<'_>, endpoint: &EndpointStatus) -> fmt::Result {
+        let disabled = if endpoint.disabled { ", disabled: it answered 410; a restart tries it again" } else { "" };
+        let oldest =
+            endpoint.oldest_accept_time.map_or_else(String::new, |oldest| format!(", the oldest {} old", self.since(oldest.seconds)));
+        writeln!(f, "endpoint {}: {} callbacks pending{oldest}{disabled}", endpoint.name, endpoint.pending)?;
+        let EndpointStatus { delivered, failed_attempts, given_up, .. } = endpoint;
+        writeln!(f, "  this run  {delivered} delivered, {failed_attempts} failed attempts, {given_up} given up")?;
+        if endpoint.last_error.is_empty() { Ok(()) } else { writeln!(f, "  last      {}", endpoint.last_error) }
     }
 
     fn failed_saves(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -215,6 +226,15 @@ mod tests {
                 limit("journal.group_saves_max", LimitKind::Size, 4_096, 1_024),
                 limit("journal.free_bytes_min", LimitKind::Reserve, 1 << 30, 5 << 30),
             ],
+            endpoints: vec![EndpointStatus {
+                name: "shop".to_owned(),
+                disabled: true,
+                pending: 3,
+                delivered: 5,
+                failed_attempts: 2,
+                last_error: "it answered 410 Gone".to_owned(),
+                ..EndpointStatus::default()
+            }],
             failed_saves: 1,
             newest_failed_saves: vec![FailedSave {
                 collection: "scores".to_owned(),
@@ -240,6 +260,9 @@ mod tests {
             "players  2 objects, 700 B",
             "limits in use\n  backlog.bytes_max  512.0 MiB of 1.0 GiB (50 %)\n",
             "largest since the start\n  journal.group_saves_max  1024 of 4096 (25 %)\n",
+            "endpoint shop: 3 callbacks pending, disabled",
+            "5 delivered, 2 failed attempts, 0 given up",
+            "last      it answered 410 Gone",
             "scores 7, b: 23503 (scores_player_fkey) no such player",
         ] {
             assert!(page.contains(part), "{part} is not in\n{page}");

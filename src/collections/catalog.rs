@@ -294,6 +294,7 @@ fn read(table: &CatalogTable, name: &str, settings: &CollectionSettings) -> Resu
     if let Some(name) = &settings.version_column {
         collection.version = Some(read_version(&collection, name)?);
     }
+    collection.on_failed.clone_from(&settings.on_failed);
     Ok(collection)
 }
 

@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::try_join_all;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::{catalog::SharedCollections, failed::FailedSaves, outcomes::Outcomes};
+use super::{callbacks::Callbacks, catalog::SharedCollections, failed::FailedSaves, outcomes::Outcomes};
 use crate::{
     backlog::Footprint,
     collections::Collections,
@@ -36,6 +36,7 @@ pub(super) struct Controls {
     pub(super) run: u64,
     pub(super) started_at: SystemTime,
     pub(super) failed: FailedSaves,
+    pub(super) callbacks: Callbacks,
 }
 
 impl Controls {
@@ -194,6 +195,7 @@ impl Control for Controls {
             failed_saves: self.limits.failed_saves.used(),
             newest_failed_saves: self.failed.newest().await,
             refused_tables: collections.refused().len() as u64,
+            endpoints: self.callbacks.statuses(),
         }
     }
 }

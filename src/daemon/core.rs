@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Left,
+    callbacks::{self, Callbacks},
     catalog::SharedCollections,
     control::Controls,
     failed::FailedSaves,
@@ -40,6 +41,7 @@ use crate::{
     postgres::{PositionRow, Postgres},
     save::{LaneId, Sequence},
     settings::{JournalSettings, Settings},
+    webhooks::Targets,
 };
 
 /// With a catalog in the journal, a start doesn't wait longer for Postgres.
@@ -48,6 +50,8 @@ const CATALOG_TIMEOUT: Duration = Duration::from_millis(500);
 const FIRST_WAIT_INTERVAL: Duration = Duration::from_millis(500);
 /// Lanes that are drained end at once: longer than any transaction that moves an idle one up.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the last transactions covered is asked of Postgres and noted: a few milliseconds, or it is away.
+const NOTE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A daemon without its front door.
 pub(super) struct Core {
@@ -63,6 +67,7 @@ pub(super) struct Core {
     lanes: JoinSet<End>,
     /// What goes on beside the lanes. Dropped, it ends.
     attendants: JoinSet<()>,
+    callbacks: callbacks::Tasks,
     fatal: oneshot::Receiver<String>,
 }
 
@@ -91,6 +96,7 @@ impl Core {
         let (started, started_at) = (Instant::now(), SystemTime::now());
         let limits = Limits::new(settings);
         check_url(settings)?;
+        let targets = load_targets(settings).await?;
         let opened = open(settings.journal.clone()).await?;
         tell_opened(&opened, settings);
         let journal_id = Uuid::from_bytes(opened.id().to_bytes());
@@ -113,16 +119,22 @@ impl Core {
         let backlogs = Backlogs::new(backlogs.collect());
         let (failed_journal, fatal) = oneshot::channel();
         let gaps = recall(&ledger, Gaps::recall).await?;
-        let key = recall(&ledger, outcomes::ticket_key).await?;
+        let tickets = Tickets::new(journal_id, &recall(&ledger, outcomes::ticket_key).await?);
         let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
-        let journal = start_journal(opened, &limits, (&after, &backlogs, &failed), &observer, failed_journal)?;
+        let pending = (&collections, &limits.callbacks_pending);
+        let opening = Callbacks::open((settings, &layout), targets, (&ledger, &tickets), pending, &after).await;
+        let (callbacks, opening) = opening.or_exit(Exit::JournalIo, "read the journal's ledger")?;
+        let ends = (&callbacks, &failed, &backlogs);
+        let journal = start_journal(opened, &limits, &after, ends, &observer, failed_journal)?;
         let monitor = journal.monitor();
+        callbacks.attach(monitor.clone());
         let retained = monitor.clone();
         let streams = Streams::new(Arc::clone(&limits.request_ids), move || retained.oldest());
         let retained = journal.monitor();
         let retention = settings.request_ids.retention;
         let request_ids = RequestIds::new(Arc::clone(&limits.request_ids), retention, move || retained.oldest());
-        recovery::recover(&journal, &collections, &backlogs, (&streams, &request_ids), (&after, last)).await?;
+        let remembering = (&streams, &request_ids, &callbacks, &opening);
+        recovery::recover(&journal, &collections, &backlogs, remembering, (&after, last)).await?;
 
         let handover = Handover::new(layout.clone(), postgres.clone(), ledger.clone(), journal_id, take_over);
         let maker = LaneMaker {
@@ -145,10 +157,12 @@ impl Core {
         };
         let mut lanes = JoinSet::new();
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
-        let (handles, owners): (Vec<_>, _) = started_lanes.into_iter().unzip();
+        let (handles, owners): (Vec<_>, Vec<_>) = started_lanes.into_iter().unzip();
+        let telling = callbacks.start((settings, opening), last, &failed, (&handles, &owners));
         let outcomes = Outcomes::new(&handles, failed.clone(), gaps, collections.clone(), (journal.run(), layout.begins()));
         let mut attendants = JoinSet::new();
-        attendants.spawn(failed.clone().forget(settings.failed.closed_kept));
+        let asked = callbacks.clone();
+        attendants.spawn(failed.clone().forget(settings.failed.closed_kept, move || asked.asked_through()));
         outcomes.follow_lanes(&mut attendants);
         let controls = Controls {
             collections,
@@ -156,11 +170,12 @@ impl Core {
             lanes: handles,
             limits: limits.clone(),
             journal: monitor,
-            tickets: Tickets::new(journal_id, &key),
+            tickets,
             outcomes,
             run: journal.run(),
             started_at,
             failed,
+            callbacks,
         };
         let core = Self {
             journal,
@@ -173,6 +188,7 @@ impl Core {
             owners,
             lanes,
             attendants,
+            callbacks: telling,
             fatal,
         };
         Ok((core, other))
@@ -205,6 +221,7 @@ impl Core {
             () = stop.cancelled() => Ok(()),
             reason = &mut self.fatal => Err(journal_failed(reason.unwrap_or_else(|_| "its thread is gone".to_owned()))),
             Some(end) = self.lanes.join_next() => Err(lane_ended(end)),
+            reason = self.callbacks.broken() => Err(journal_failed(reason)),
         }
     }
 
@@ -245,10 +262,17 @@ impl Core {
             tracing::warn!("a transaction did not end before stop.timeout: the next start finds out what became of it");
             self.lanes.abort_all();
         }
+        let noted = tokio::time::timeout_at(deadline.min(Instant::now() + NOTE_TIMEOUT), self.callbacks.end()).await;
+        if noted.is_err() {
+            self.callbacks.abort();
+        }
     }
 
     async fn close(self, deadline: Instant) -> Result<(), Failure> {
-        self.note_streams(deadline).await;
+        // A start that finds the note looks for callbacks no more than for streams.
+        if self.controls.callbacks.awaited() == 0 {
+            self.note_streams(deadline).await;
+        }
         match tokio::time::timeout_at(deadline, self.journal.stop()).await {
             Ok(stopped) => stopped.or_exit(Exit::JournalIo, "stop the journal"),
             // Its thread hangs in the disk: whoever waits for it waits for ever.
@@ -283,6 +307,13 @@ fn positions(opened: &Journal, layout: &Layout) -> Vec<Sequence> {
     let all = layout.begins().max(opened.oldest());
     let lanes = (0..).map(LaneId).take(layout.lanes.count());
     lanes.map(|lane| opened.settled_hint(lane).max(all)).collect()
+}
+
+/// Before the journal is made, like the check of `postgres.url`.
+async fn load_targets(settings: &Settings) -> Result<Targets, Failure> {
+    let settings = settings.clone();
+    let loaded = tokio::task::spawn_blocking(move || Targets::load(&settings)).await;
+    loaded.or_exit(Exit::Internal, "read the endpoints")?.or_exit(Exit::Settings, "read the endpoints of the settings")
 }
 
 /// What the journal's ledger has to say.
@@ -331,13 +362,17 @@ pub fn journal_failure(error: OpenError) -> Failure {
 fn start_journal(
     opened: Journal,
     limits: &Limits,
-    (after, backlogs, failed): (&[Sequence], &Backlogs, &FailedSaves),
+    after: &[Sequence],
+    (callbacks, failed, backlogs): (&Callbacks, &FailedSaves, &Backlogs),
     observer: &Observer,
     fatal: oneshot::Sender<String>,
 ) -> Result<Running, Failure> {
-    let (backlogs, failed, metrics) = (backlogs.clone(), failed.clone(), observer.0.clone());
+    let (callbacks, failed, backlogs, metrics) = (callbacks.clone(), failed.clone(), backlogs.clone(), observer.0.clone());
     let events = journal::Events {
-        offer: Box::new(move |group| failed.hand_on(group, |group| backlogs.offer(group))),
+        offer: Box::new(move |group| {
+            callbacks.see(&group);
+            failed.hand_on(group, |group| backlogs.offer(group));
+        }),
         on_group: Box::new(move |group| metrics.group_synced(u64::from(group.saves), group.sync)),
         on_fatal: Box::new(move |reason| drop(fatal.send(reason))),
     };

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use uuid::Uuid;
 
 use super::catalog::SharedCollections;
@@ -20,7 +20,7 @@ use crate::{
     grpc::FailedStanding,
     limits::Limit,
     outcomes::{Reason, Recent, State},
-    postgres::{ClosedFailed, Failure, KnownFailed, OpenFailed, Postgres},
+    postgres::{ClosedFailed, Failure, KnownFailed, LaneOutcomes, OpenFailed, Postgres, Which},
     save::{Accepted, CollectionId, Key, LaneId, Sequence},
     status::StatusSnapshot,
 };
@@ -46,6 +46,8 @@ struct Shared {
     care: Arc<tokio::sync::Mutex<()>>,
     /// Some were closed.
     closed: Notify,
+    /// Counts when there may be more rows.
+    added: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -81,6 +83,7 @@ impl FailedSaves {
             reasons: Mutex::new(Recent::new(REASONS_MAX)),
             care: Arc::default(),
             closed: Notify::new(),
+            added: watch::Sender::default(),
         }))
     }
 
@@ -95,6 +98,7 @@ impl FailedSaves {
         open.index.reload(|id| collections.get(id).lane == lane, known, through);
         open.counted.entry(lane).or_insert(through);
         self.recount(&open);
+        self.0.added.send_modify(|count| *count += 1);
         self.0.closed.notify_one();
         Ok(())
     }
@@ -128,6 +132,8 @@ impl FailedSaves {
         if failed.is_empty() && closes.is_empty() {
             return;
         }
+        // Also of what failed and was overtaken in one transaction.
+        self.0.added.send_modify(|count| *count += 1);
         let (mut open, mut reasons) = (self.open(), lock(&self.0.reasons));
         for (Accepted { sequence, save }, why) in failed {
             let reason = Reason {
@@ -144,6 +150,16 @@ impl FailedSaves {
         if !closes.is_empty() {
             self.0.closed.notify_one();
         }
+    }
+
+    /// Changes when there may be rows that there were not: some failed, or those of a lane were counted.
+    pub(super) fn added(&self) -> watch::Receiver<u64> {
+        self.0.added.subscribe()
+    }
+
+    /// What became of saves of a lane that is `owner`'s.
+    pub(super) async fn outcomes(&self, lane: (&str, Uuid), which: Which<'_>) -> Result<LaneOutcomes, Failure> {
+        self.0.postgres.outcomes(self.0.journal, lane, which).await
     }
 
     /// How a save stands that a lane has settled; the lane's rows were counted.
@@ -234,11 +250,12 @@ impl FailedSaves {
         }
     }
 
-    /// Removes closed rows beyond the newest `kept`, after some were closed. Never ends.
-    pub(super) async fn forget(self, kept: u64) {
+    /// Removes closed rows beyond the newest `kept`, after some were closed, but none that somebody is still to be told of. Never
+    /// ends.
+    pub(super) async fn forget(self, kept: u64, told: impl Fn() -> Sequence) {
         loop {
             self.0.closed.notified().await;
-            match self.forget_surplus(kept).await {
+            match self.forget_surplus(kept, told()).await {
                 Ok(0) => {}
                 Ok(count) => tracing::info!(count, kept, "forgot closed failed saves: the oldest beyond failed.closed_kept"),
                 Err(error) => tracing::debug!(%error, "closed failed saves can't be forgotten now"),
@@ -247,12 +264,12 @@ impl FailedSaves {
         }
     }
 
-    async fn forget_surplus(&self, kept: u64) -> Result<usize, Failure> {
+    async fn forget_surplus(&self, kept: u64, told: Sequence) -> Result<usize, Failure> {
         let mut count = 0;
         loop {
             // What a lane reads meanwhile is the truth of before.
             let _care = self.care().await;
-            let removed = self.0.postgres.forget_failed(self.0.journal, kept).await?;
+            let removed = self.0.postgres.forget_failed(self.0.journal, kept, told).await?;
             self.open().index.forget(&removed);
             count += removed.len();
             if removed.is_empty() {

@@ -11,8 +11,8 @@ use crate::{
     grpc::{self, Health},
     limits::{self, Limit},
     metrics::{
-        CollectionObservation, JournalObservation, LaneObservation, LaneState, LimitKind, LimitObservation, Metrics, Observation, Refused,
-        RetryReason, RowOp, Rpc, TransactionResult,
+        CollectionObservation, EndpointObservation, JournalObservation, LaneObservation, LaneState, LimitKind, LimitObservation, Metrics,
+        Observation, Refused, RetryReason, RowOp, Rpc, TransactionResult,
     },
     postgres::{Action, ApplyError, Failure, RowsWritten, Written},
     save::{Accepted, CollectionId, LaneId},
@@ -159,6 +159,20 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health) -> Observat
             free_bytes: journal.free_bytes,
             retained: journal.retained,
         },
+        endpoints: controls.callbacks.statuses().into_iter().map(endpoint).collect(),
+    }
+}
+
+/// The arrays are in the order of the labels.
+fn endpoint(seen: status::EndpointStatus) -> EndpointObservation {
+    let oldest_age = seen.oldest_accepted_at.and_then(|at| SystemTime::now().duration_since(at).ok());
+    EndpointObservation {
+        disabled: seen.disabled,
+        pending: seen.pending,
+        oldest_age: oldest_age.unwrap_or_default(),
+        attempts: [seen.delivered, seen.refused, seen.timed_out, seen.unreachable],
+        given_up: [seen.too_old, seen.dropped],
+        name: seen.name,
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{catalog::SharedCollections, streams};
+use super::{
+    callbacks::{Callbacks, Opening},
+    catalog::SharedCollections,
+    streams,
+};
 use crate::{
     drain::LaneBacklog,
     exit::{Exit, Failure, OrExit},
@@ -69,12 +73,12 @@ pub(super) async fn recover(
     journal: &Running,
     collections: &SharedCollections,
     backlogs: &Backlogs,
-    (streams, request_ids): (&Arc<Streams>, &Arc<RequestIds>),
+    (streams, request_ids, callbacks, opening): (&Arc<Streams>, &Arc<RequestIds>, &Callbacks, &Opening),
     (after, last): (&[Sequence], Sequence),
 ) -> Result<(), Failure> {
     let reader = journal.reader();
-    // Streams are remembered as long as the journal is: without a note of the last stop all of it is read. Folding begins at
-    // the positions.
+    // Streams are remembered as long as the journal is: without a note of the last stop all of it is read. A stop that left
+    // callbacks to be noted has made no such note. Folding begins at the positions.
     let noted = recall_streams(journal, streams, request_ids, last).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
     let folds_after = after.iter().copied().min().unwrap_or_default();
     let (mut read, mut folded) = (if noted { folds_after } else { journal.monitor().oldest() }, 0_u64);
@@ -82,6 +86,9 @@ pub(super) async fn recover(
         let entries = reader.read(read, last, READ_BYTES).await.or_exit(Exit::JournalIo, "read the journal")?;
         let Some(end) = entries.last() else { break };
         read = end.sequence;
+        if !noted {
+            callbacks.recall(opening, &entries);
+        }
         for Entry { sequence, record } in entries.iter().filter(|_| !noted) {
             record.origin.into_iter().for_each(|origin| streams.observe(origin, *sequence));
             if let Some(id) = record.request_id.as_deref() {

@@ -20,11 +20,12 @@ use crate::{
     save::{Save, Sequence},
 };
 
-/// Room in the backlog, given back when dropped.
+/// Room in the backlog and for callbacks, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Room {
     bytes: Permit,
     objects: Permit,
+    callbacks: Option<Permit>,
 }
 
 impl Room {
@@ -33,14 +34,17 @@ impl Room {
         let taker = if Save::are_retries(saves) { Taker::Operator } else { Taker::Caller };
         let objects = limits.backlog_objects.permit_for(taker, saves.len() as u64)?;
         let bytes = limits.backlog_bytes.permit_for(taker, saves.iter().map(Save::bytes).sum())?;
-        Ok(Self { bytes, objects })
+        let callbacks = Some(Save::callbacks(saves)).filter(|&count| count > 0);
+        let callbacks = callbacks.map(|count| limits.callbacks_pending.permit(count)).transpose()?;
+        Ok(Self { bytes, objects, callbacks })
     }
 
-    /// Leaves the room to the backlog if the saves are, or may be, in the journal.
+    /// Leaves the room to the backlog, and to whoever delivers the callbacks, if the saves are, or may be, in the journal.
     pub(super) fn settle(self, result: Result<Sequence, AppendError>) {
         if matches!(result, Ok(_) | Err(AppendError::OutcomeUnknown)) {
             self.bytes.keep();
             self.objects.keep();
+            self.callbacks.into_iter().for_each(Permit::keep);
         }
     }
 }

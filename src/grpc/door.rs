@@ -23,7 +23,8 @@ use crate::{
     limits::Limits,
     outcomes::Tickets,
     proto::{self, Durability, ErrorReason},
-    save::{RequestId, Save},
+    save::{Callback, RequestId, Save},
+    settings::Settings,
 };
 
 pub(super) struct Door {
@@ -33,6 +34,7 @@ pub(super) struct Door {
     pub(super) limits: Limits,
     pub(super) lanes: Arc<[String]>,
     pub(super) tickets: Tickets,
+    pub(super) endpoints: Arc<[String]>,
     pub(super) streams: Arc<Streams>,
     pub(super) request_ids: Arc<RequestIds>,
     pub(super) health: Health,
@@ -43,9 +45,9 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(handles: Handles, stop: CancellationToken) -> Arc<Self> {
-        let Handles { appender, control, limits, lanes, tickets, streams, request_ids, health, events } = handles;
+        let Handles { appender, control, limits, lanes, tickets, endpoints, streams, request_ids, health, events } = handles;
         let catalog = Catalog::new(Arc::clone(&control));
-        Arc::new(Self { appender, control, catalog, limits, lanes, tickets, streams, request_ids, health, events, stop })
+        Arc::new(Self { appender, control, catalog, limits, lanes, tickets, endpoints, streams, request_ids, health, events, stop })
     }
 
     /// Refuses saves before the recovery is over. During a stop they are still taken: the journal is, as long as calls are.
@@ -62,10 +64,16 @@ impl Door {
         }
     }
 
-    /// Refuses fields whose time has not come: ignoring them would break what they promise.
-    pub(super) fn check_unimplemented(durability: i32, callback: &str) -> Result<(), Status> {
-        Self::check_durability(durability)?;
-        if callback.is_empty() { Ok(()) } else { Err(errors::not_implemented("callback")) }
+    /// Who is to be told the outcomes of a call's saves, if the call says so.
+    pub(super) fn callback(&self, endpoint: &str, request_id: &str) -> Result<Option<Arc<Callback>>, Status> {
+        if endpoint.is_empty() {
+            return Ok(None);
+        }
+        if !self.endpoints.iter().any(|known| known == endpoint) {
+            let there_are = Settings::endpoints_there_are(self.endpoints.iter().map(String::as_str));
+            return Err(errors::invalid_request("callback", format!("names no endpoint: {there_are}")));
+        }
+        Ok(Some(Arc::new(Callback { endpoint: endpoint.into(), request_id: request_id.into() })))
     }
 
     /// Refuses request ids that are too long to be kept.

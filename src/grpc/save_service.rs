@@ -24,7 +24,7 @@ use super::{
 use crate::{
     collections::Collections,
     proto::{self, *},
-    save::{LaneId, Sequence},
+    save::{Callback, LaneId, Sequence},
 };
 
 pub(super) struct SaveService(pub(super) Arc<Door>);
@@ -39,10 +39,12 @@ impl save_service_server::SaveService for SaveService {
         let work = async {
             self.0.check_message(&request, 1)?;
             let SaveRequest { save, durability, request_id, callback } = request;
-            Door::check_unimplemented(durability, &callback)?;
+            Door::check_durability(durability)?;
+            let callback = self.0.callback(&callback, &request_id)?;
             let Some(save) = save else { return Err(errors::invalid_request("save", "is missing")) };
+            let kind = Kind { rpc: Rpc::Save, saves: Saves::One, callback };
             let saves = [save];
-            let accepted = self.0.accept_once(Rpc::Save, &saves, Saves::One, request_id, deadline).await?;
+            let accepted = self.0.accept_once(&saves, kind, request_id, deadline).await?;
             let [save] = saves;
             Ok((save.collection, accepted))
         };
@@ -56,13 +58,15 @@ impl save_service_server::SaveService for SaveService {
         let deadline = Deadline::of(&request);
         let request = request.into_inner();
         let work = async {
-            Door::check_unimplemented(request.durability, &request.callback)?;
+            Door::check_durability(request.durability)?;
+            let callback = self.0.callback(&request.callback, &request.request_id)?;
             self.0.check_message(&request, request.saves.len())?;
             if request.saves.is_empty() {
                 return Err(errors::invalid_request("saves", "is empty"));
             }
             let saves = if request.atomic { Saves::Atomic } else { Saves::Many };
-            self.0.accept_once(Rpc::SaveBatch, &request.saves, saves, request.request_id.clone(), deadline).await
+            let kind = Kind { rpc: Rpc::SaveBatch, saves, callback };
+            self.0.accept_once(&request.saves, kind, request.request_id.clone(), deadline).await
         };
         let Accepted { first, deduplicated } = deadline.wait(work).await?;
         let results = (0..).zip(&request.saves).map(|(n, save)| {
@@ -143,6 +147,13 @@ enum Saves {
     Atomic,
 }
 
+/// What a unary call says of all its saves.
+struct Kind {
+    rpc: Rpc,
+    saves: Saves,
+    callback: Option<Arc<Callback>>,
+}
+
 /// What became of the saves of a unary call.
 struct Accepted {
     /// The sequence of the first.
@@ -153,22 +164,15 @@ struct Accepted {
 
 impl Door {
     /// Accepts the saves of a unary call, all or none, unless its request id says that they were.
-    async fn accept_once(
-        &self,
-        rpc: Rpc,
-        saves: &[proto::Save],
-        kind: Saves,
-        request_id: String,
-        deadline: Deadline,
-    ) -> Result<Accepted, Status> {
-        let _call = OpenCall::begin(&self.events, rpc);
+    async fn accept_once(&self, saves: &[proto::Save], kind: Kind, request_id: String, deadline: Deadline) -> Result<Accepted, Status> {
+        let _call = OpenCall::begin(&self.events, kind.rpc);
         self.check_phase()?;
         Self::check_request_id(&request_id)?;
         let _permit = self.limits.calls_in_flight.permit(1).map_err(errors::limit_reached)?;
         let now = SystemTime::now();
         let claim = match request_id.is_empty() {
             true => None,
-            false => match self.claim(Call::new(&request_id, kind as u8, saves), now).await? {
+            false => match self.claim(Call::new(&request_id, kind.saves as u8, saves), now).await? {
                 Claimed::Fresh(claim) => Some((claim, request_id)),
                 Claimed::Repeated(first) => {
                     self.tell_deduplicated(saves);
@@ -180,7 +184,7 @@ impl Door {
                 }
             },
         };
-        let first = self.accept(rpc, saves, kind, claim, now, deadline).await?;
+        let first = self.accept(saves, kind, claim, now, deadline).await?;
         Ok(Accepted { first, deduplicated: false })
     }
 
@@ -196,19 +200,18 @@ impl Door {
     /// Accepts saves, all or none; gives the sequence of the first.
     async fn accept(
         &self,
-        rpc: Rpc,
         saves: &[proto::Save],
-        kind: Saves,
+        kind: Kind,
         claim: Option<(Claim, String)>,
         now: SystemTime,
         deadline: Deadline,
     ) -> Result<Sequence, Status> {
         let began = Instant::now();
         let mut collections = self.catalog.now();
-        let mut checked = self.check_all(saves, kind, &collections, now);
+        let mut checked = self.check_all(saves, &kind, &collections, now);
         if checked.as_ref().is_err_and(|findings| findings.unknown_name) {
             collections = self.catalog.read_again().await;
-            checked = self.check_all(saves, kind, &collections, now);
+            checked = self.check_all(saves, &kind, &collections, now);
         }
         let mut checked = checked.map_err(|findings| self.refusal(findings, saves, &collections))?;
         deadline.not_passed()?;
@@ -217,14 +220,14 @@ impl Door {
             claim
         });
         let first = admission::accept(&self.appender, &self.limits, &self.events, &collections, checked, claim).await?;
-        self.events.acknowledged(rpc, began.elapsed());
+        self.events.acknowledged(kind.rpc, began.elapsed());
         Ok(first)
     }
 
     fn check_all(
         &self,
         saves: &[proto::Save],
-        kind: Saves,
+        kind: &Kind,
         collections: &Collections,
         now: SystemTime,
     ) -> Result<Vec<crate::save::Save>, Findings> {
@@ -232,15 +235,16 @@ impl Door {
         let rules = self.rules(collections);
         let mut checked = Vec::with_capacity(saves.len());
         for (n, save) in saves.iter().enumerate() {
-            let path = if kind == Saves::One { Path::Save } else { Path::Nth(n) };
+            let path = if kind.saves == Saves::One { Path::Save } else { Path::Nth(n) };
             let Some(mut save) = validate(save, path, &rules, now, &mut findings) else { continue };
-            if kind == Saves::Atomic {
+            if kind.saves == Saves::Atomic {
                 save.batch_left = u32::try_from(saves.len() - 1 - n).expect("a batch is bounded");
                 if let Some(lane) = checked.first().map(|first: &crate::save::Save| first.lane).filter(|&lane| lane != save.lane) {
                     findings.violations.push(format_args!("{path}.collection"), || self.other_lane(save.lane, lane));
                     continue;
                 }
             }
+            save.callback.clone_from(&kind.callback);
             checked.push(save);
         }
         if checked.len() == saves.len() { Ok(checked) } else { Err(findings) }

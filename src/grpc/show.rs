@@ -7,7 +7,7 @@ use crate::{
     failed::{FailedRow, FailedState, SaveKind},
     limits::LimitKind,
     proto,
-    status::{LaneState, LaneStatus, LimitStatus, StatusSnapshot},
+    status::{EndpointStatus, LaneState, LaneStatus, LimitStatus, StatusSnapshot},
 };
 
 pub(super) fn collections(collections: &Collections, lanes: &[String]) -> proto::ListCollectionsResponse {
@@ -37,7 +37,7 @@ fn collection(shown: &Collection, lanes: &[String]) -> proto::Collection {
         mode: mode.into(),
         lane: lanes.get(usize::from(shown.lane.0)).cloned().unwrap_or_default(),
         version_column: shown.version.map(|index| shown.columns[usize::from(index)].name.clone()).unwrap_or_default(),
-        on_failed: String::new(),
+        on_failed: shown.on_failed.clone().unwrap_or_default(),
     }
 }
 
@@ -78,7 +78,20 @@ pub(super) fn status(snapshot: StatusSnapshot, failed_save: impl Fn(FailedRow) -
         failed_saves: snapshot.failed_saves,
         newest_failed_saves: snapshot.newest_failed_saves.into_iter().map(failed_save).collect(),
         refused_tables: snapshot.refused_tables,
-        endpoints: Vec::new(),
+        endpoints: snapshot.endpoints.into_iter().map(endpoint).collect(),
+    }
+}
+
+fn endpoint(shown: EndpointStatus) -> proto::EndpointStatus {
+    proto::EndpointStatus {
+        disabled: shown.disabled,
+        pending: shown.pending,
+        delivered: shown.delivered,
+        failed_attempts: shown.refused + shown.timed_out + shown.unreachable,
+        given_up: shown.too_old + shown.dropped,
+        last_error: shown.last_error,
+        oldest_accept_time: shown.oldest_accepted_at.map(SystemTime::into),
+        name: shown.name,
     }
 }
 

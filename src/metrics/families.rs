@@ -62,6 +62,11 @@ families! {
     BACKLOG_BYTES = "forebay_backlog_bytes": Gauge, Bytes, "Their bytes.";
     BACKLOG_OLDEST_AGE = "forebay_backlog_oldest_age_seconds": Gauge, Seconds, "Age of the oldest save that is not in Postgres yet; 0 if there is none.";
     FAILED_SAVES = "forebay_failed_saves": Gauge, Count, "Open rows of forebay.failed_save.";
+    CALLBACKS_PENDING = "forebay_callbacks_pending": Gauge, Count, "Callbacks whose outcome is known and that wait for their endpoint.";
+    CALLBACKS_OLDEST_AGE = "forebay_callbacks_oldest_age_seconds": Gauge, Seconds, "Age of the oldest save of them; 0 if there is none.";
+    CALLBACK_ATTEMPTS = "forebay_callback_attempts_total": Counter, Count, "Attempts to tell an endpoint an outcome, by how they ended.";
+    CALLBACKS_GIVEN_UP = "forebay_callbacks_given_up_total": Counter, Count, "Outcomes that an endpoint will not be told, by reason.";
+    ENDPOINT_DISABLED = "forebay_endpoint_disabled": Gauge, Count, "Whether the endpoint answered 410 since the start.";
     JOURNAL_BYTES = "forebay_journal_bytes": Gauge, Bytes, "Journal bytes of what is not in Postgres yet.";
     JOURNAL_FREE_BYTES = "forebay_journal_free_bytes": Gauge, Bytes, "Free space of the journal's file system.";
     JOURNAL_RETAINED = "forebay_journal_retained_seconds": Gauge, Seconds, "How far back drained groups are kept.";

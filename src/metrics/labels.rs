@@ -112,6 +112,26 @@ labels! {
         Other = "other",
     }
 
+    /// How an attempt to tell an endpoint an outcome ended.
+    AttemptResult {
+        /// The answer was 2xx.
+        Delivered = "delivered",
+        /// The answer was another one.
+        Refused = "refused",
+        /// There was no answer in time.
+        TimedOut = "timed_out",
+        /// There was no connection, or it broke.
+        Unreachable = "unreachable",
+    }
+
+    /// Why an outcome will not be told.
+    GiveUpReason {
+        /// It was tried for too long.
+        TooOld = "too_old",
+        /// Its endpoint answered 410.
+        Disabled = "disabled",
+    }
+
     /// What a limit holds down, and so what is used of it.
     LimitKind {
         /// A shared amount: what is in use now.

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 
 use super::{
     families,
-    labels::{LaneState, LimitKind},
+    labels::{AttemptResult, GiveUpReason, LaneState, LimitKind},
 };
 
 /// How the daemon stands at one moment; `daemon` puts it together.
@@ -29,6 +29,8 @@ pub struct Observation {
     pub lanes: Vec<LaneObservation>,
     /// The journal.
     pub journal: JournalObservation,
+    /// The endpoints.
+    pub endpoints: Vec<EndpointObservation>,
 }
 
 /// A limit.
@@ -64,6 +66,23 @@ pub struct LaneObservation {
     pub oldest_age: Option<Duration>,
 }
 
+/// An endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointObservation {
+    /// Its name.
+    pub name: String,
+    /// It answered 410.
+    pub disabled: bool,
+    /// Callbacks that wait for it.
+    pub pending: u64,
+    /// Age of the oldest save of them.
+    pub oldest_age: Duration,
+    /// Attempts of this run, by result.
+    pub attempts: [u64; AttemptResult::ALL.len()],
+    /// Callbacks given up in this run, by reason.
+    pub given_up: [u64; GiveUpReason::ALL.len()],
+}
+
 /// The journal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JournalObservation {
@@ -96,6 +115,7 @@ impl Observation {
         for (name, lane) in lanes.zip(&self.lanes) {
             lane.record(name);
         }
+        self.endpoints.iter().for_each(EndpointObservation::record);
     }
 }
 
@@ -114,6 +134,21 @@ impl LaneObservation {
         gauge!(families::BACKLOG_OLDEST_AGE, "lane" => name.to_owned()).set(age);
         for state in LaneState::ALL {
             gauge!(families::LANE_STATE, "lane" => name.to_owned(), "state" => state.label()).set(flag(state == self.state));
+        }
+    }
+}
+
+impl EndpointObservation {
+    fn record(&self) {
+        let name = || self.name.clone();
+        gauge!(families::CALLBACKS_PENDING, "endpoint" => name()).set(number(self.pending));
+        gauge!(families::CALLBACKS_OLDEST_AGE, "endpoint" => name()).set(self.oldest_age.as_secs_f64());
+        gauge!(families::ENDPOINT_DISABLED, "endpoint" => name()).set(flag(self.disabled));
+        for (result, count) in AttemptResult::ALL.into_iter().zip(self.attempts) {
+            counter!(families::CALLBACK_ATTEMPTS, "endpoint" => name(), "result" => result.label()).absolute(count);
+        }
+        for (reason, count) in GiveUpReason::ALL.into_iter().zip(self.given_up) {
+            counter!(families::CALLBACKS_GIVEN_UP, "endpoint" => name(), "reason" => reason.label()).absolute(count);
         }
     }
 }

@@ -13,6 +13,12 @@ fn observation() -> Observation {
         limits: vec![LimitObservation { kind: LimitKind::Amount, name: "backlog.bytes_max", max: 1_024, used: 7 }],
         collections: vec![CollectionObservation { backlog_objects: 3, backlog_bytes: 99, failed_saves: 1 }],
         lanes: vec![LaneObservation { state: LaneState::Gathering, oldest_age: Some(Duration::from_millis(1_500)) }],
+        endpoints: vec![EndpointObservation {
+            name: "shop".to_owned(),
+            pending: 2,
+            attempts: [1, 2, 3, 4],
+            ..EndpointObservation::default()
+        }],
         ..Observation::default()
     }
 }

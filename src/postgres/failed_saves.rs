@@ -11,6 +11,7 @@ use crate::{
 
 pub(super) mod care;
 pub(super) mod list;
+pub(super) mod outcomes;
 
 /// A save to be recorded as failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Settings, lanes,
+    Settings, endpoints, lanes,
     problem::{Origin, Problem},
 };
 
@@ -22,6 +22,10 @@ pub(super) fn together(settings: &Settings, unread: &BTreeSet<&str>) -> Vec<Prob
         problems.push(problem(format!("grpc.listen and http.listen are both {}: give one another port", settings.grpc.listen)));
     }
     problems.extend(lanes::problems(&settings.lanes).into_iter().map(problem));
+    // One that could not be read would be found missing.
+    if !unread.iter().any(|key| key.starts_with("endpoints.")) {
+        problems.extend(endpoints::problems(settings).into_iter().map(problem));
+    }
     problems
 }
 

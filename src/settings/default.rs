@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    BacklogSettings, DrainSettings, FailedSettings, GrpcSettings, HttpSettings, JournalSettings, LaneSettings, LogSettings, OnRewind,
-    PostgresSettings, RequestIdSettings, Settings, StopSettings, SynchronousCommit,
+    BacklogSettings, CallbackSettings, DrainSettings, FailedSettings, GrpcSettings, HttpSettings, JournalSettings, LaneSettings,
+    LogSettings, OnRewind, PostgresSettings, RequestIdSettings, Settings, StopSettings, SynchronousCommit,
 };
 
 impl Default for Settings {
@@ -75,10 +75,12 @@ impl Default for Settings {
             },
             failed: FailedSettings { saves_max: 100_000, closed_kept: 1_000_000 },
             request_ids: RequestIdSettings { count_max: 1_000_000, retention: seconds(600) },
+            callbacks: CallbackSettings { timeout: seconds(15), give_up: seconds(24 * 3_600), pending_max: 100_000 },
             stop: StopSettings { drain_timeout: seconds(10), timeout: seconds(25) },
             log: LogSettings { level: "info".to_owned(), format: None },
             lanes: BTreeMap::from([("default".to_owned(), LaneSettings::default())]),
             collections: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
         }
     }
 }

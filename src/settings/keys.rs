@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{
     LaneSettings, LogFormat, OnRewind, Settings, SynchronousCommit,
+    endpoints::{SigningSecrets, Url},
     kinds::{
-        Address, Bytes, Choice, Count, DAY, Directory, Flag, GIB, HOUR, Hidden, KIB, Kind, LogFilter, MIB, MILLISECOND, MINUTE, Maybe,
-        Names, Raw, SECOND, TIB, Text, Time,
+        Address, Bytes, Choice, Count, DAY, Flag, GIB, HOUR, Hidden, KIB, Kind, LogFilter, MIB, MILLISECOND, MINUTE, Maybe, Names,
+        PathText, Raw, SECOND, TIB, Text, Time,
     },
 };
 use crate::collections::Mode;
@@ -72,7 +73,7 @@ pub(super) const KEYS: &[Key] = keys! {
     grpc.keepalive_interval: Time(SECOND..=HOUR);
     grpc.keepalive_timeout: Time(MILLISECOND..=10 * MINUTE);
     http.listen: Address;
-    journal.directory: Directory;
+    journal.directory: PathText;
     journal.bytes_max: Bytes(MIB..=1_024 * TIB);
     journal.free_bytes_min: Bytes(0..=1_024 * TIB);
     journal.segment_bytes: Bytes(MIB..=4 * GIB);
@@ -111,6 +112,9 @@ pub(super) const KEYS: &[Key] = keys! {
     failed.closed_kept: Count(0..=1_000_000_000);
     request_ids.count_max: Count(1..=100_000_000);
     request_ids.retention: Time(SECOND..=30 * DAY);
+    callbacks.timeout: Time(10 * MILLISECOND..=10 * MINUTE);
+    callbacks.give_up: Time(SECOND..=30 * DAY);
+    callbacks.pending_max: Count(1..=10_000_000);
     stop.drain_timeout: Time(Duration::ZERO..=DAY);
     stop.timeout: Time(SECOND..=DAY);
     log.level: LogFilter;
@@ -124,6 +128,13 @@ pub(super) const NAMED_KEYS: &[NamedKey] = named_keys! {
     collections.NAME.key: Maybe(Names);
     collections.NAME.mode: Choice(&MODES);
     collections.NAME.version_column: Maybe(Text);
+    collections.NAME.on_failed: Maybe(Text);
+    endpoints.NAME.url: Maybe(Url);
+    endpoints.NAME.secret: SigningSecrets;
+    endpoints.NAME.secret_file: Maybe(PathText);
+    endpoints.NAME.allow_loopback: Flag;
+    endpoints.NAME.allow_private: Flag;
+    endpoints.NAME.ca_file: Maybe(PathText);
 };
 
 const SYNCHRONOUS_COMMIT: [(&str, SynchronousCommit); 4] = [
@@ -153,15 +164,16 @@ pub(super) fn is_section(name: &str) -> bool {
     is_named_section(name) || KEYS.iter().any(|key| section_of(key.name) == name)
 }
 
-/// Whether an operator names the tables of this section: `lanes`, `collections`.
+/// Whether an operator names the tables of this section: `lanes`, `collections`, `endpoints`.
 pub(super) fn is_named_section(name: &str) -> bool {
     NAMED_KEYS.iter().any(|key| key.section == name)
 }
 
-/// An empty table names its lane or collection, and changes nothing else.
+/// An empty table names its lane, collection or endpoint, and changes nothing else.
 pub(super) fn name_only(settings: &mut Settings, section: &str, name: &str) {
     match section {
         "lanes" => drop(settings.lanes.entry(name.to_owned()).or_default()),
+        "endpoints" => drop(settings.endpoints.entry(name.to_owned()).or_default()),
         _ => drop(settings.collections.entry(name.to_owned()).or_default()),
     }
 }

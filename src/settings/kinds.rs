@@ -40,8 +40,8 @@ pub(super) struct Flag;
 /// An address and port.
 pub(super) struct Address;
 
-/// A directory.
-pub(super) struct Directory;
+/// A directory or a file.
+pub(super) struct PathText;
 
 /// Text that isn't empty.
 pub(super) struct Text;
@@ -151,7 +151,7 @@ impl Kind<SocketAddr> for Address {
     }
 }
 
-impl Kind<PathBuf> for Directory {
+impl Kind<PathBuf> for PathText {
     fn parse(&self, raw: &Raw) -> Result<PathBuf, String> {
         Text.parse(raw).map(PathBuf::from)
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Settings, check,
+    Settings, check, endpoints,
     keys::{KEYS, NAMED_KEYS, is_named_section, is_section, name_only},
     kinds::Raw,
     lanes, nearest,
@@ -61,6 +61,7 @@ impl Loaded {
         let named = NAMED_KEYS.iter().flat_map(|key| {
             let names: Vec<&String> = match key.section {
                 "lanes" => self.settings.lanes.keys().collect(),
+                "endpoints" => self.settings.endpoints.keys().collect(),
                 _ => self.settings.collections.keys().collect(),
             };
             names.into_iter().map(|name| {
@@ -93,6 +94,7 @@ impl Loaded {
                 _ => Err(format!("is a section: write [{section}] and its keys below")),
             },
             ["lanes", name, ..] if !lanes::is_name(name) => Err(lanes::no_name()),
+            ["endpoints", name, ..] if !lanes::is_name(name) => Err(endpoints::no_name()),
             [section, name] if is_named_section(section) => match entry.raw {
                 Raw::Table => {
                     name_only(&mut self.settings, section, name);

@@ -95,7 +95,7 @@ fn unknown_keys_are_refused_with_origin_and_nearest_key() {
         [
             "forebay.toml:3: grpc.listn: there is no such key; did you mean grpc.listen?",
             "forebay.toml:4: kafka: there is no such key; the sections are grpc, http, journal, backlog, drain, postgres, failed, \
-             request_ids, stop, log, lanes, collections",
+             request_ids, callbacks, stop, log, lanes, collections, endpoints",
             "FOREBAY__JOURNAL__DIR: journal.dir: there is no such key; journal has journal.directory, journal.bytes_max, \
              journal.free_bytes_min, journal.segment_bytes, journal.group_bytes_max, journal.group_saves_max, journal.inbox_bytes_max, \
              journal.retention, journal.retention_bytes_max, journal.sync_warn, journal.sync_timeout",
@@ -179,6 +179,52 @@ fn lanes_that_can_not_be_are_refused() {
     assert!(sets(&many).problems()[0].starts_with("there are 33 lanes, at most 32"), "default is one of them");
 }
 
+const SIGNING: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+#[test]
+fn every_source_can_give_an_endpoint() {
+    let given =
+        file("[endpoints.shop]\nurl = 'https://shop.test:8443/hook?x=1'\nsecret_file = '/run/secret'\n[collections.a]\non_failed = 'shop'")
+            .and(env(&[("FOREBAY__ENDPOINTS__TILL__SECRET", &format!("{SIGNING}, {SIGNING}"))]))
+            .and(sets(&["endpoints.till.url=http://127.0.0.1:1/", "endpoints.till.allow_loopback=true"]));
+    let loaded = given.load().expect("good settings");
+    let [shop, till] = ["shop", "till"].map(|name| &loaded.settings.endpoints[name]);
+    let url = shop.url.as_ref().expect("a url");
+    assert_eq!((url.host(), url.port(), url.authority(), url.path()), ("shop.test", 8443, "shop.test:8443", "/hook?x=1"));
+    assert_eq!((till.secret.len(), till.allow_loopback, shop.allow_loopback), (2, true, false));
+    let shown = format!("{loaded:?} {:?}", loaded.listing());
+    assert!(!shown.contains("whsec_") && shown.contains("\"(secret)\""), "{shown}");
+}
+
+#[test]
+fn endpoints_that_can_not_be_are_refused_and_their_secrets_not_shown() {
+    let secret = format!("endpoints.e.secret={SIGNING}");
+    let with =
+        |more: &[&str]| sets(&[&["endpoints.e.url=https://e.test/", &secret], more].concat()).load().expect_err("bad settings").to_string();
+    for (given, told) in [
+        (vec!["endpoints.e.url=ftp://e.test/"], "endpoints.e.url: is neither https nor http"),
+        (vec!["endpoints.e.url=e.test"], "endpoints.e.url: is neither https nor http"),
+        (vec!["endpoints.e.url=https://u:hunter2@e.test/"], "endpoints.e.url: holds a user or a password"),
+        (vec!["endpoints.e.url=https://e.test/#x"], "endpoints.e.url: holds a fragment"),
+        (vec!["endpoints.e.url=http://e.test/"], "endpoints.e.url is not https: use https"),
+        (vec!["endpoints.e.url=http://e.test/", "endpoints.e.allow_loopback=true"], "endpoints.e.url is not https"),
+        (vec!["endpoints.e.url=http://[::1]/"], "endpoints.e.url is not https"),
+        (vec!["endpoints.e.secret=hunter2"], "endpoints.e.secret: doesn't begin with whsec_: write whsec_"),
+        (vec!["endpoints.e.secret=whsec_hunter2!"], "endpoints.e.secret: is no base64 after whsec_"),
+        (vec!["endpoints.e.secret=whsec_aHVudGVyMg=="], "endpoints.e.secret: has 7 bytes"),
+        (vec!["endpoints.e.secret_file=/x"], "endpoints.e has both secret and secret_file"),
+        (vec!["endpoints.f.url=https://f.test"], "endpoints.f has no secret to sign with: set endpoints.f.secret"),
+        (vec!["endpoints.f.secret_file=/x"], "endpoints.f has no url: give it endpoints.f.url"),
+        (vec!["endpoints.no good.url=https://f.test"], "endpoints.no good.url: is no endpoint's name"),
+        (vec!["collections.a.on_failed=g"], "collections.a.on_failed names \"g\", which is no endpoint: the settings have e"),
+    ] {
+        let problems = with(&given);
+        assert!(problems.contains(told), "{told} is missing in\n{problems}");
+        assert!(!problems.contains("hunter2") && !problems.contains("aHVu") && !problems.contains(SIGNING), "{problems}");
+    }
+    assert!(sets(&["collections.a.on_failed=g"]).problems()[0].ends_with("the settings have none"));
+}
+
 #[test]
 fn the_connection_string_is_never_printed() {
     let secret = "postgres://user:hunter2@host/db";
@@ -221,6 +267,7 @@ fn the_listing_tells_values_and_origins() {
 /// `config/forebay.toml` is the page that operators read.
 mod shipped_file {
     use super::*;
+    use crate::settings::keys::{NAMED_KEYS, NamedKey};
 
     const SHIPPED: &str = include_str!("../../config/forebay.toml");
 
@@ -240,8 +287,10 @@ mod shipped_file {
             .map(|listed| listed.key)
             .collect();
         assert!(missing.is_empty(), "not in config/forebay.toml: {missing:?}");
-        for field in ["table", "key", "mode", "version_column"] {
-            assert!(SHIPPED.contains(&format!("\n# {field} = ")), "collections.NAME.{field}");
+        let named = NAMED_KEYS.iter().filter(|key| key.section != "lanes");
+        for NamedKey { section, field, .. } in named {
+            let of_section = SHIPPED.split_once(&format!("\n# [{section}.NAME]\n")).expect("a section").1;
+            assert!(of_section.contains(&format!("\n# {field} = ")), "{section}.NAME.{field}");
         }
     }
 

@@ -27,6 +27,7 @@ pub(crate) mod lanes;
 pub(crate) mod load;
 pub(crate) mod pooler;
 pub(crate) mod proxy;
+pub(crate) mod receiver;
 mod replica;
 pub(crate) mod samples;
 pub(crate) mod saves;

@@ -98,9 +98,12 @@ impl Gather {
     }
 
     fn take_later(&mut self, door: &Door, message: SaveStreamRequest, piece: &mut Vec<Numbered>) -> Result<(), Status> {
-        for (is_set, field) in
-            [(!message.stream_id.is_empty(), "stream_id"), (message.want_tickets, "want_tickets"), (message.durability != 0, "durability")]
-        {
+        for (is_set, field) in [
+            (!message.stream_id.is_empty(), "stream_id"),
+            (message.want_tickets, "want_tickets"),
+            (message.durability != 0, "durability"),
+            (!message.callback.is_empty(), "callback"),
+        ] {
             if is_set {
                 return Err(errors::invalid_request(field, "belongs in the first message only"));
             }

@@ -28,7 +28,7 @@ use crate::{
     limits::LimitReached,
     outcomes::Ticket,
     proto::{ErrorReason, OffsetRange, SaveStreamRequest, StreamOpened},
-    save::{LaneId, Save, Sequence, StreamOrigin},
+    save::{Callback, LaneId, Save, Sequence, StreamOrigin},
 };
 
 /// How long saves at a limit are held back before they are refused; and how long while nothing has come free since.
@@ -48,6 +48,7 @@ pub(super) struct Reader {
     opening: Option<Opening>,
     resumption: Resumption,
     want_tickets: bool,
+    callback: Option<Arc<Callback>>,
     /// The next run's place in the order of answers.
     place: u64,
     /// The last saves found no room.
@@ -78,6 +79,7 @@ impl Reader {
             opening: None,
             resumption: Resumption::default(),
             want_tickets: false,
+            callback: None,
             place: 0,
             at_limit: false,
         }
@@ -106,6 +108,7 @@ impl Reader {
 
     async fn open(&mut self, first: &SaveStreamRequest) -> Result<(), Status> {
         Door::check_durability(first.durability)?;
+        self.callback = self.door.callback(&first.callback, "")?;
         self.want_tickets = first.want_tickets;
         if first.stream_id.is_empty() {
             return Ok(());
@@ -220,6 +223,7 @@ impl Reader {
 
     fn check(&self, numbered: &Numbered, collections: &Collections, now: SystemTime) -> Result<Save, Findings> {
         let mut save = self.door.check(&numbered.save, Path::Nth(numbered.nth), collections, now)?;
+        save.callback.clone_from(&self.callback);
         save.origin = self.opening.as_ref().map(|opening| StreamOrigin { stream_id: opening.id(), offset: numbered.offset });
         Ok(save)
     }

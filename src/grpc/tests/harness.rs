@@ -278,6 +278,7 @@ impl Control for FakeDaemon {
             failed_saves: 0,
             newest_failed_saves: Vec::new(),
             refused_tables: 1,
+            endpoints: Vec::new(),
         }
     }
 }
@@ -354,6 +355,7 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         limits: limits.clone(),
         lanes: Arc::from(["default".to_owned()]),
         tickets: tickets(),
+        endpoints: Arc::from(["shop".to_owned(), "till".to_owned()]),
         streams: Arc::clone(&streams),
         request_ids,
         health: health.clone(),

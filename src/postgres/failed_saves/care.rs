@@ -45,15 +45,22 @@ pub(in crate::postgres) async fn discard(
 }
 
 /// Removes a chunk of the closed ones beyond the newest `kept`, lowest sequences first, and notes up to where: tickets at or
-/// below it can't be told any more. Gives their numbers. Empty: there are no more.
-pub(in crate::postgres) async fn forget(lease: Lease, session: &Session, journal: Uuid, kept: u64) -> Result<Vec<Sequence>, Failure> {
+/// below it can't be told any more. None above `told`. Gives their numbers. Empty: there are no more.
+pub(in crate::postgres) async fn forget(
+    lease: Lease,
+    session: &Session,
+    journal: Uuid,
+    kept: u64,
+    told: Sequence,
+) -> Result<Vec<Sequence>, Failure> {
     let mut conditions = Conditions::of(journal);
     conditions.and("f.closed_at is not null");
     let kept = conditions.param(i64::try_from(kept).unwrap_or(i64::MAX), Type::INT8);
+    let told = conditions.param(int8(told), Type::INT8);
     let text = format!(
         "with surplus as (select count(*) - ${kept} as n from forebay.failed_save f where {0}), \
          gone as (delete from forebay.failed_save where journal_id = $1::uuid and sequence in (select f.sequence \
-         from forebay.failed_save f where {0} order by f.sequence limit (select greatest(least(n, {CHUNK}), 0) from surplus)) \
+         from forebay.failed_save f where {0} and f.sequence <= ${told} order by f.sequence limit (select greatest(least(n, {CHUNK}), 0) from surplus)) \
          returning sequence), \
          noted as (insert into forebay.failed_horizon as h (journal_id, through) select $1::uuid, max(sequence) from gone \
          having count(*) > 0 on conflict (journal_id) do update set through = greatest(h.through, excluded.through) returning 1) \

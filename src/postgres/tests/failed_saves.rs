@@ -219,12 +219,13 @@ async fn closed_ones_beyond_those_that_are_kept_are_forgotten_and_the_horizon_te
     let closes = [1, 2, 4, 5, 6].map(|sequence| close(sequence, FailedState::Overtaken, 7));
     lane.write(7, None, &[], &closes).await;
     let journal = lane.journal;
-    let forget = |kept| fixture.postgres.forget_failed(journal, kept);
+    let forget = |kept| fixture.postgres.forget_failed(journal, kept, seq(8));
     let horizon = "select journal_id, through from forebay.failed_horizon";
     let numbers = |numbers: &[u64]| Ok(numbers.iter().map(|&number| seq(number)).collect::<Vec<_>>());
     assert_eq!(forget(5).await, numbers(&[]));
     assert!(fixture.rows(horizon).await.is_empty());
-    assert_eq!(fixture.postgres.forget_failed(Uuid::new_v4(), 0).await, numbers(&[]), "another journal's rows stay");
+    assert_eq!(fixture.postgres.forget_failed(Uuid::new_v4(), 0, seq(8)).await, numbers(&[]), "another journal's rows stay");
+    assert_eq!(fixture.postgres.forget_failed(journal, 3, seq(0)).await, numbers(&[]), "nobody was told of them");
     assert_eq!(forget(3).await, numbers(&[1, 2]));
     let sequences = "select sequence from forebay.failed_save order by 1";
     assert_eq!(fixture.rows(sequences).await, ["3", "4", "5", "6"], "an open one stays however old it is");
@@ -246,10 +247,33 @@ async fn before_there_is_a_table_there_are_none_and_a_table_of_another_version_i
     assert_eq!(fixture.postgres.known_failed(journal).await, Ok(KnownFailed::default()));
     assert_eq!(fixture.postgres.list_failed(journal, &query(FailedFilter::default())).await, Ok(FailedPage::default()));
     assert_eq!(fixture.postgres.discard_failed(journal, &FailedFilter::default(), &[], "none").await, Ok(Vec::new()));
-    assert_eq!(fixture.postgres.forget_failed(journal, 0).await, Ok(Vec::new()));
+    assert_eq!(fixture.postgres.forget_failed(journal, 0, seq(8)).await, Ok(Vec::new()));
     fixture.postgres.ensure_schema().await.expect("a schema");
     fixture.database.run("alter table forebay.failed_save drop column closed_note").await.expect("DDL");
     let failure = fixture.postgres.known_failed(journal).await.expect_err("a column is missing");
     assert_eq!(failure.action, Action::Halt);
     assert!(failure.message.contains("closed_note") && failure.remedy.contains("forebay schema"), "{failure}");
+}
+
+#[tokio::test]
+async fn outcomes_come_with_the_position_and_closed_ones_too() {
+    let fixture = Fixture::new("").await;
+    let mut lane = fixture.lane(&[]).await;
+    lane.fail(&[failed(1), FailedSave { collection: "u".to_owned(), ..failed(2) }, failed(3), failed(5)]).await;
+    lane.write(7, None, &[], &[close(1, FailedState::Overtaken, 7)]).await;
+    let ask = async |lane: &Lane<'_>, which: Which<'_>| {
+        let outcomes = fixture.postgres.outcomes(lane.journal, ("default", lane.owner), which).await.expect("outcomes");
+        (outcomes.through.get(), outcomes.failed.iter().map(|failed| failed.sequence.get()).collect::<Vec<_>>())
+    };
+    assert_eq!(ask(&lane, Which::Of(&[1, 2, 4].map(seq))).await, (7, vec![1, 2]));
+    assert_eq!(ask(&lane, Which::Of(&[seq(6)])).await, (7, vec![]), "the position is told where nothing failed");
+    let collections = ["t".to_owned()];
+    let next = |after, rows_max| Which::Next { after: seq(after), collections: &collections, rows_max };
+    assert_eq!(ask(&lane, next(0, 2)).await, (7, vec![1, 3]));
+    assert_eq!(ask(&lane, next(3, 2)).await, (7, vec![5]));
+    assert_eq!(ask(&lane, next(5, 2)).await, (7, vec![]));
+    for (journal, owner) in [(Uuid::new_v4(), lane.owner), (lane.journal, Uuid::new_v4())] {
+        let other = fixture.postgres.outcomes(journal, ("default", owner), Which::Of(&[seq(1)])).await;
+        assert_eq!(other, Ok(LaneOutcomes::default()), "another journal's, or another daemon's, are none of ours");
+    }
 }
