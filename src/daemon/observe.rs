@@ -57,7 +57,7 @@ impl Observer {
             let saves = fold.objects.values().map(|object| u64::from(object.saves)).sum::<u64>();
             self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64 - failed(*collection));
             self.0.saves_folded(index(*collection), saves + fold.appended.len() as u64 - fold.footprint.objects);
-            self.0.saves_superseded(index(*collection), fold.superseded);
+            self.0.saves_superseded(index(*collection), fold.stale.len() as u64);
         }
         // A clock that was set back makes no save older than it is.
         let age = generation.oldest_accepted_at.and_then(|at| SystemTime::now().duration_since(at).ok());

@@ -102,8 +102,8 @@ impl<'g> Alike<'g> {
     /// The entry of this round, if the object has one that sets something.
     fn of(fold: &'g Fold, round: usize) -> Option<(Self, &'g Body)> {
         match fold {
-            Fold::Entries(entries) => entries.get(round).map(|Entry { replaces, columns, adds, body, version }| {
-                (Self { replaces: *replaces, columns, adds, versioned: version.is_some() && !replaces }, body)
+            Fold::Entries(entries) => entries.get(round).map(|Entry { replaces, columns, adds, body, guard }| {
+                (Self { replaces: *replaces, columns, adds, versioned: guard.is_some() && !replaces }, body)
             }),
             _ if round > 0 => None,
             Fold::Set { columns, body } => Some((Self { replaces: false, columns, adds: &ColumnSet::EMPTY, versioned: false }, body)),
