@@ -24,7 +24,7 @@ use super::{
     lanes::LaneMaker,
     layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
     observe::Observer,
-    outcomes::{self, Outcomes},
+    outcomes::{self, Outcomes, Superseded},
     recovery::{self, Backlogs},
     streams,
 };
@@ -113,6 +113,7 @@ impl Core {
         let backlogs = Backlogs::new(backlogs.collect());
         let (failed_journal, fatal) = oneshot::channel();
         let gaps = recall(&ledger, Gaps::recall).await?;
+        let superseded = Superseded::default();
         let key = recall(&ledger, outcomes::ticket_key).await?;
         let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
         let journal = start_journal(opened, &limits, (&after, &backlogs, &failed), &observer, failed_journal)?;
@@ -138,6 +139,7 @@ impl Core {
             handover: &handover.await.or_exit(Exit::JournalIo, "read the journal's ledger")?,
             failed: &failed,
             gaps: &gaps,
+            superseded: &superseded,
             observer: &observer,
             take_over,
             found: last,
@@ -146,7 +148,7 @@ impl Core {
         let mut lanes = JoinSet::new();
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
         let (handles, owners): (Vec<_>, _) = started_lanes.into_iter().unzip();
-        let outcomes = Outcomes::new(&handles, failed.clone(), gaps, collections.clone(), (journal.run(), layout.begins()));
+        let outcomes = Outcomes::new(&handles, failed.clone(), (gaps, superseded), collections.clone(), (journal.run(), layout.begins()));
         let mut attendants = JoinSet::new();
         attendants.spawn(failed.clone().forget(settings.failed.closed_kept));
         outcomes.follow_lanes(&mut attendants);
