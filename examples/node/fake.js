@@ -30,11 +30,12 @@ export class Daemon {
   /** What was called: method and request. */
   calls = [];
 
-  /** `script`: method to answers, each a message, a Fail or SILENCE; of a stream, an array of these. */
+  /** `script`: method to answers, each a message, a Fail or SILENCE; of a stream, an array of these; of SaveStream, see below. */
   static async start(script) {
     const daemon = new Daemon();
     for (const method of UNARY) daemon.#register(method, "unary", script[method] ?? [], reply);
     for (const method of STREAMS) daemon.#register(method, "serverStream", script[method] ?? [], replies);
+    daemon.#register("SaveStream", "bidi", script.SaveStream ?? [], converse);
     const credentials = grpc.ServerCredentials.createInsecure();
     const bind = (resolve, reject) =>
       daemon.#server.bindAsync("127.0.0.1:0", credentials, (error, port) => (error ? reject(error) : resolve(port)));
@@ -46,8 +47,9 @@ export class Daemon {
     const answers = [...script];
     const request = contract.lookupType(`forebay.v1.${method}Request`);
     const handler = (call, callback) => {
-      this.calls.push({ method, request: call.request });
-      answer(answers.length > 1 ? answers.shift() : answers[0], call, callback);
+      const entry = { method, request: call.request, requests: [] };
+      this.calls.push(entry);
+      answer(answers.length > 1 ? answers.shift() : answers[0], call, callback, entry.requests);
     };
     const serialize = (message) => encode(`forebay.v1.${method}Response`, message);
     const deserialize = (bytes) => request.toObject(request.decode(bytes), { enums: String, defaults: true, oneofs: true });
@@ -73,7 +75,18 @@ function replies(script, call) {
   call.end();
 }
 
-function any(name, message) {
+/** A script that is a function answers each message of a stream with what it returns. */
+function converse(script, call, _callback, requests) {
+  call.on("data", (request) => {
+    requests.push(request);
+    replies([...(script(request) ?? []), SILENCE], call);
+  });
+  call.on("end", () => call.end());
+  call.on("error", () => {});
+}
+
+/** A google.rpc detail. */
+export function any(name, message) {
   return { typeUrl: `type.googleapis.com/google.rpc.${name}`, value: encode(`google.rpc.${name}`, message) };
 }
 

@@ -8,7 +8,7 @@
  *     const { ticket } = await client.save("players", 42, { name: "Ann", gold: "7.50" }); // durable from here on
  *     await client.save("players", 42, { gold: 5 }, { add: ["gold"], requestId: randomUUID() }); // exactly once
  *     await client.saveBatch([{ collection: "items", key: [42, 1], values: { kind: "sword" } }], { atomic: true });
- *     await client.delete("players", 41);
+ *     await client.delete("players", 41); // and append, and saveStream for many
  *     const { state, failure } = await client.awaitTicket(ticket, { timeoutMs: 30_000 }); // "PERSISTED": it is in Postgres
  *     const { row } = await client.get("players", 42); // with what is not in Postgres yet
  *     for await (const { key, row } of client.load("players")) players.set(key[0], row);
@@ -28,7 +28,8 @@
  * was accepted, and Postgres would not take it. Calls that save nothing are never in doubt: they are repeated, or `Unavailable`.
  */
 
-import { setMaxListeners } from "node:events";
+import { randomUUID } from "node:crypto";
+import { EventEmitter, once, setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inflateSync } from "node:zlib";
 
@@ -44,6 +45,8 @@ const LAST_WORD_MS = 1_000;
 const ATTEMPTS_MAX = 5;
 const BACKOFF_MS_MIN = 100;
 const BACKOFF_MS_MAX = 1_000;
+/** Of one stream; the daemon's own limit is above it. */
+const UNANSWERED_MAX = 1_024;
 
 const CHANNEL_OPTIONS = {
   // The daemon has limits for messages; one here could only lose the answer to saves that were accepted.
@@ -126,6 +129,13 @@ const CHANNEL_OPTIONS = {
  * @property {number} [timeoutMs] for one page; a minute if not given
  * @property {AbortSignal} [signal]
  * @property {(progress: { rowsLoaded: number, rowsEstimated: number }) => void} [onPage] called after each page
+ *
+ * @typedef {object} StreamOptions
+ * @property {number} [timeoutMs] for waiting without any answer; that of the client if not given
+ * @property {"SYNCED" | "PERSISTED"} [durability]
+ * @property {string} [callback]
+ * @property {(error: ForebayError, save: Save) => void} [onError] told of each save that was refused or failed. Without it the
+ *   stream ends with the first: `send` and `finish` throw it
  *
  * @typedef {{ type: "watermark", resumeToken: string }
  *   | { type: "failed", ticket: string, collection: string, key: string[], failure: Failure }
@@ -357,7 +367,16 @@ export class Client {
     }
   }
 
-  /** Closes the connection. Loops over rows and outcomes throw; a call under way is still answered. */
+  /**
+   * Saves many objects in order without waiting for each; see {@link SaveStream}.
+   *
+   * @param {StreamOptions} [options]
+   */
+  saveStream(options = {}) {
+    return new SaveStream(this.#channel, this.#closed.signal, { timeoutMs: this.#timeoutMs, ...options });
+  }
+
+  /** Closes the connection. Loops over rows and outcomes throw; what is being saved is still answered. */
   close() {
     this.#closed.abort(new Unavailable({ code: grpc.status.CANCELLED, message: "the client is closed", retryAfterMs: Infinity }));
     this.#channel.close();
@@ -429,6 +448,143 @@ export class Client {
   }
 }
 
+/**
+ * Saves in flight, in order. After a break it goes on by itself, and saves nothing twice.
+ *
+ *     const stream = client.saveStream();
+ *     for (const player of players) await stream.send({ collection: "players", key: player.id, values: player });
+ *     await stream.finish(); // now all of them are durable
+ */
+export class SaveStream {
+  #channel;
+  #closed;
+  #options;
+  #opening;
+  #attempts;
+  #offset = 0;
+  /** What has no answer yet, by offset. @type {Map<number, { save: Save, message: any }>} */
+  #unanswered = new Map();
+  /** What ended it. @type {unknown} */
+  #failure;
+  #answers = new EventEmitter().setMaxListeners(0);
+  /** The last `send`: the next one waits for it, so that saves keep their order. */
+  #sending = Promise.resolve();
+  /** None between a break and the next attempt. @type {grpc.ClientDuplexStream<any, any> | undefined} */
+  #call;
+  /** The daemon has answered since the last break. */
+  #answering = false;
+
+  /** @param {grpc.Client} channel @param {AbortSignal} closed @param {StreamOptions} options */
+  constructor(channel, closed, options) {
+    this.#channel = channel;
+    this.#closed = closed;
+    this.#options = options;
+    const { durability, callback } = answerFields(options);
+    this.#opening = { streamId: randomUUID(), durability, callback };
+    this.#attempts = new Attempts({ timeoutMs: options.timeoutMs, alsoInDoubt: true });
+    this.#open();
+  }
+
+  /** Sends a save once there is room for it. It is durable after `finish`. @param {Save} save @returns {Promise<void>} */
+  send(save) {
+    const message = saveMessage(save);
+    const sent = this.#sending.then(async () => {
+      await this.#until(() => this.#unanswered.size < UNANSWERED_MAX);
+      this.#unanswered.set(++this.#offset, { save, message });
+      this.#call?.write({ offset: this.#offset, saves: [message] });
+    });
+    this.#sending = sent.catch(() => {});
+    return sent;
+  }
+
+  /** Waits until every save is answered, and ends the stream. @returns {Promise<void>} */
+  async finish() {
+    await this.#sending;
+    try {
+      await this.#until(() => this.#unanswered.size === 0);
+      this.#call?.end();
+    } finally {
+      this.#failure ??= new Error("the stream is finished");
+    }
+  }
+
+  #open() {
+    this.#closed.throwIfAborted();
+    const { path, serialize, deserialize } = rpc("SaveStream");
+    const call = (this.#call = this.#channel.makeBidiStreamRequest(path, serialize, deserialize));
+    call.on("data", (answer) => this.#answered(answer));
+    call.on("error", (failure) => call === this.#call && this.#broken(errorOf(failure, true)));
+    call.write(this.#opening);
+    // The daemon knows those that it had accepted already.
+    for (const [offset, { message }] of this.#unanswered) call.write({ offset, saves: [message] });
+  }
+
+  /** @param {any} answer a SaveStreamResponse */
+  #answered({ acknowledged, refused, failed }) {
+    this.#answering = true;
+    if (refused) this.#lost(Number(refused.offset), toldOf(refused.code, refused.message, refused.details));
+    if (failed) {
+      const { ticket, failure } = failed;
+      const metadata = { ticket, sqlstate: failure.sqlstate, constraint: failure.constraint };
+      const told = { code: grpc.status.FAILED_PRECONDITION, reason: "SAVE_FAILED", message: failure.message, metadata };
+      this.#lost(Number(failed.offset), told);
+    }
+    if (acknowledged) {
+      const through = Number(acknowledged.through);
+      for (const offset of this.#unanswered.keys()) if (offset <= through) this.#unanswered.delete(offset);
+    }
+    this.#answers.emit("answer");
+  }
+
+  /** @param {number} offset @param {Told} told */
+  #lost(offset, told) {
+    const entry = this.#unanswered.get(offset);
+    if (entry === undefined) return; // told before the break
+    this.#unanswered.delete(offset);
+    const error = new (kindOf(told, true))(told);
+    if (this.#options.onError) this.#options.onError(error, entry.save);
+    else this.#end(error);
+  }
+
+  /** @param {ForebayError} error */
+  async #broken(error) {
+    this.#call = undefined;
+    if (this.#answering) this.#attempts.begin();
+    this.#answering = false;
+    try {
+      this.#attempts.failed(error);
+      await this.#attempts.wait();
+      if (this.#failure === undefined) this.#open();
+    } catch (last) {
+      this.#end(last);
+    }
+  }
+
+  /** @param {unknown} failure */
+  #end(failure) {
+    this.#failure ??= failure;
+    this.#call?.cancel();
+    this.#answers.emit("answer");
+  }
+
+  /** @param {() => boolean} reached */
+  async #until(reached) {
+    while (this.#failure === undefined && !reached()) await this.#answer();
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  /** Waits for the next answer. */
+  async #answer() {
+    const { timeoutMs = TIMEOUT_MS } = this.#options;
+    const late = AbortSignal.timeout(timeoutMs);
+    await once(this.#answers, "answer", { signal: late }).catch((error) => {
+      if (!late.aborted) throw error;
+      const message = `${this.#unanswered.size} saves had no answer for ${timeoutMs} ms`;
+      this.#end(new OutcomeUnknown({ code: grpc.status.DEADLINE_EXCEEDED, message }));
+    });
+  }
+}
+
 /** How often a call is tried, and until when. */
 class Attempts {
   #made = 0;
@@ -467,7 +623,7 @@ class Attempts {
 }
 
 /** Calls that may have saved something when they fail. */
-const SAVING = new Set(["Save", "SaveBatch"]);
+const SAVING = new Set(["Save", "SaveBatch", "SaveStream"]);
 
 const REFUSALS = new Set([
   grpc.status.INVALID_ARGUMENT,
@@ -492,9 +648,10 @@ const UNSENT = /^(No connection established|Name resolution failed)/;
 function errorOf(failure, saving) {
   if (!(failure?.metadata instanceof grpc.Metadata)) return failure; // none of the library's
   const { code, details: message, metadata: trailers } = failure;
-  const [reason = ""] = trailers.get("forebay-error-reason").map(String);
   const [status] = trailers.get("grpc-status-details-bin");
-  const told = { code, reason, message, retryAfterMs: retryAfterMs(trailers), ...detailsOf(status) };
+  const [reason = ""] = trailers.get("forebay-error-reason").map(String);
+  const details = status ? decode("google.rpc.Status", status).details : [];
+  const told = { ...toldOf(code, message, details), reason, retryAfterMs: retryAfterMs(trailers) };
   return new (kindOf(told, saving))(told);
 }
 
@@ -510,15 +667,19 @@ function kindOf({ code, reason, message }, saving) {
   return OutcomeUnknown;
 }
 
-/** @param {Buffer | undefined} status a google.rpc.Status */
-function detailsOf(status) {
-  /** @type {{ violations: Violation[], metadata: Record<string, string> }} */
-  const found = { violations: [], metadata: {} };
-  for (const { typeUrl: type, value } of status ? decode("google.rpc.Status", status).details : []) {
-    if (type.endsWith("/google.rpc.BadRequest")) found.violations = decode("google.rpc.BadRequest", value).fieldViolations;
-    if (type.endsWith("/google.rpc.ErrorInfo")) found.metadata = decode("google.rpc.ErrorInfo", value).metadata;
-  }
-  return found;
+/**
+ * What google.rpc's details tell of an error.
+ *
+ * @param {number} code @param {string} message @param {{ typeUrl: string, value: Buffer }[]} details @returns {Told}
+ */
+function toldOf(code, message, details) {
+  /** @param {string} name */
+  const find = (name) => {
+    const found = details.find(({ typeUrl }) => typeUrl.endsWith(`/google.rpc.${name}`));
+    return found && decode(`google.rpc.${name}`, found.value);
+  };
+  const { reason = "", metadata = {} } = find("ErrorInfo") ?? {};
+  return { code, message, reason, metadata, violations: find("BadRequest")?.fieldViolations ?? [] };
 }
 
 /**

@@ -6,7 +6,7 @@ import { after, describe, it } from "node:test";
 
 import grpc from "@grpc/grpc-js";
 
-import { Daemon, Fail, SILENCE } from "./fake.js";
+import { Daemon, Fail, SILENCE, any } from "./fake.js";
 import { Busy, OutcomeUnknown, Refused, SaveFailed, Unavailable, connect } from "./forebay.js";
 
 const { status } = grpc;
@@ -439,5 +439,77 @@ describe("watch", () => {
     await assert.rejects(waits, /enough/);
     const refused = await pair({ WatchOutcomes: [[new Fail(status.INVALID_ARGUMENT, "INVALID_REQUEST")]] });
     await assert.rejects(watched(refused.client, 1), Refused);
+  });
+});
+
+describe("save stream", () => {
+  const player = (id) => ({ collection: "players", key: id, values: { id } });
+  const acknowledge = ({ offset, saves }) => (saves.length ? [{ acknowledged: { through: offset } }] : [{ opened: {} }]);
+  const offsets = ({ requests }) => requests.flatMap(({ offset, saves }) => (saves.length ? [Number(offset)] : []));
+
+  it("sends in order, and ends when all is answered", async () => {
+    const { daemon, client } = await pair({ SaveStream: [acknowledge] });
+    const stream = client.saveStream({ durability: "PERSISTED", callback: "c" });
+    await Promise.all(Array.from({ length: 3_000 }, (_, id) => stream.send(player(id))));
+    await stream.finish();
+    const [{ streamId, durability, callback }, ...saves] = daemon.calls[0].requests;
+    assert.match(streamId, /^[0-9a-f-]{36}$/);
+    assert.deepEqual([durability, callback], ["DURABILITY_PERSISTED", "c"]);
+    assert.deepEqual(saves.map(({ saves: [save] }) => save.key[0]), Array.from({ length: 3_000 }, (_, id) => String(id)));
+    await assert.rejects(stream.send(player(1)), /the stream is finished/);
+  });
+
+  it("sends what has no answer again after a break", async () => {
+    const breaks = ({ offset, saves }) => (!saves.length ? [{ opened: {} }] : offset < 3 ? [{ acknowledged: { through: 1 } }] : [BROKEN]);
+    const { daemon, client } = await pair({ SaveStream: [breaks, () => [STOPPING], acknowledge] });
+    const stream = client.saveStream();
+    for (let id = 1; id <= 3; id++) await stream.send(player(id));
+    await stream.finish();
+    assert.deepEqual(daemon.calls.map(offsets).filter((sent) => sent.length > 1), [[1, 2, 3], [2, 3]]);
+    assert.equal(new Set(daemon.calls.map(({ requests }) => requests[0].streamId)).size, 1);
+  });
+
+  const refusal = (offset) => {
+    const violation = { field: "key", description: "is missing" };
+    const details = [any("ErrorInfo", { reason: "INVALID_SAVE" }), any("BadRequest", { fieldViolations: [violation] })];
+    return { refused: { offset, code: status.INVALID_ARGUMENT, message: "no", details } };
+  };
+  const failure = { sqlstate: "23505", constraint: "c", message: "m" };
+  const unwell = ({ offset, saves }) => {
+    if (!saves.length) return [{ opened: {} }];
+    const told = { 2: [refusal(2)], 3: [{ failed: { offset, ticket: "t", failure } }] }[offset] ?? [];
+    return [...told, { acknowledged: { through: offset } }];
+  };
+
+  it("tells which saves were refused or failed, and goes on", async () => {
+    const { client } = await pair({ SaveStream: [unwell] });
+    const errors = [];
+    const stream = client.saveStream({ onError: (error, save) => errors.push([error.name, error.reason, save.key]) });
+    for (let id = 1; id <= 4; id++) await stream.send(player(id));
+    await stream.finish();
+    assert.deepEqual(errors, [
+      ["Refused", "INVALID_SAVE", 2],
+      ["SaveFailed", "SAVE_FAILED", 3],
+    ]);
+  });
+
+  it("ends with the first of them if nobody listens", async () => {
+    const { client } = await pair({ SaveStream: [unwell] });
+    const stream = client.saveStream();
+    for (let id = 1; id <= 2; id++) await stream.send(player(id));
+    await assert.rejects(stream.finish(), { name: "Refused", violations: [{ field: "key", description: "is missing" }] });
+    await assert.rejects(stream.send(player(5)), Refused);
+  });
+
+  it("doesn't wait for ever", async () => {
+    const { client } = await pair({ SaveStream: [() => []] });
+    const stream = client.saveStream({ timeoutMs: 200 });
+    await stream.send(player(1));
+    await assert.rejects(stream.finish(), { name: "OutcomeUnknown", message: /1 saves had no answer for 200 ms/ });
+    const refused = await pair({ SaveStream: [() => [new Fail(status.ABORTED, "STREAM_TAKEN_OVER")]] });
+    const taken = refused.client.saveStream();
+    await taken.send(player(1));
+    await assert.rejects(taken.finish(), Refused);
+    assert.equal(refused.daemon.calls.length, 1);
   });
 });
