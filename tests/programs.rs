@@ -9,6 +9,7 @@ use tokio::process::Command;
 use crate::support::{
     Database, Setup, database_rows as rows, directory, forebay,
     saves::{batch, delete, set},
+    succeeds,
 };
 
 const SCHEMA: &str = "create table players (id bigint primary key, name text, level int)";
@@ -92,15 +93,8 @@ async fn python<'a>(arguments: impl IntoIterator<Item = &'a str>) {
     succeeds(Command::new("python3").args(arguments).current_dir(directory)).await;
 }
 
-/// Runs a program; panics with what it wrote unless it succeeds.
-async fn succeeds(command: &mut Command) {
-    let output = command.kill_on_drop(true).output().await.expect("it runs");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
-}
-
 #[tokio::test]
-async fn the_python_client_holds_this_contract() {
+async fn the_clients_to_copy_hold_this_contract() {
     python(["embed.py", "--check"]).await;
 }
 
