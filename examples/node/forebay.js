@@ -101,8 +101,8 @@ const CHANNEL_OPTIONS = {
  * @typedef {object} TicketStatus
  * @property {State} state
  * @property {Failure | null} failure if FAILED or DISCARDED
- * @property {Date | null} acceptTime
- * @property {Date | null} outcomeTime
+ * @property {Date | null} acceptTime of a save that failed
+ * @property {Date | null} outcomeTime of a persisted save for some minutes
  * @property {string} retryTicket of the save that retried it, if one did
  * @property {boolean} superseded
  * @property {number} savesAhead if PENDING: written before it or with it, itself included
