@@ -9,8 +9,9 @@ use tokio::{
 };
 
 use crate::{
+    programs::{DEV_ROWS, succeeds},
     restarts::free_port,
-    support::{Daemon, Database, Setup, database_rows as rows, directory, succeeds},
+    support::{Daemon, Database, Setup, database_rows as rows, directory},
 };
 
 const SCHEMA: &str = "create table players (id bigint primary key, name text, level int check (level < 100)); \
@@ -173,7 +174,10 @@ async fn a_node_stream_tells_each_save_that_is_refused() {
 async fn a_node_stream_outlives_kills_and_saves_nothing_twice() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let address = format!("127.0.0.1:{}", free_port());
-    let setup = Setup::new(journal.path(), &database.url()).set("collections.events.mode", "append").set("grpc.listen", &address);
+    let setup = Setup::new(journal.path(), &database.url())
+        .set("collections.events.mode", "append")
+        .set("grpc.listen", &address)
+        .expect_in_log("torn");
     let mut daemon = setup.start().await;
     let streams = r#"
         const stream = client.saveStream({ timeoutMs: 60_000 });
@@ -283,10 +287,7 @@ async fn the_node_example_lives_a_whole_life() {
     let (database, journal) = (Database::with(forebay::dev::TABLES).await, directory());
     let daemon = Setup::new(journal.path(), &database.url()).start().await;
     succeeds(&mut node(["example.js", &daemon.grpc().await.to_string()])).await;
-    let left = "select guilds.name, players.name, level, gold, extra, \
-                (select string_agg(kind, ',' order by slot) from items where player_id = players.id) \
-                from players join guilds on guilds.id = guild_id";
     let expected = ["The Fourth", "Cleo", "3", "7.50", r#"{"pets": 2}"#, "sword,shield"];
-    assert_eq!(database.rows(left).await, rows([expected.map(Some)]));
+    assert_eq!(database.rows(DEV_ROWS).await, rows([expected.map(Some)]));
     daemon.stop().await;
 }

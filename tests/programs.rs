@@ -9,13 +9,12 @@ use tokio::process::Command;
 use crate::support::{
     Database, Setup, database_rows as rows, directory, forebay,
     saves::{batch, delete, set},
-    succeeds,
 };
 
 const SCHEMA: &str = "create table players (id bigint primary key, name text, level int)";
 
 /// What the examples leave: a guild, a player and the items that were not deleted.
-const DEV_ROWS: &str = "select guilds.name, players.name, level, gold, extra, \
+pub(crate) const DEV_ROWS: &str = "select guilds.name, players.name, level, gold, extra, \
      (select string_agg(kind, ',' order by slot) from items where player_id = players.id) \
      from players join guilds on guilds.id = guild_id";
 
@@ -91,6 +90,13 @@ async fn the_python_client_saves_and_tells_errors() {
 async fn python<'a>(arguments: impl IntoIterator<Item = &'a str>) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python");
     succeeds(Command::new("python3").args(arguments).current_dir(directory)).await;
+}
+
+/// Runs a program; panics with what it wrote unless it succeeds.
+pub(crate) async fn succeeds(command: &mut Command) {
+    let output = command.kill_on_drop(true).output().await.expect("it runs");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
 }
 
 #[tokio::test]

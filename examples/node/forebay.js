@@ -22,7 +22,7 @@
  * not rounded: an integer comes as BigInt (so a column of bigints gives both), any other as a string of its digits. A row that is
  * to go elsewhere unchanged has its bytes in `raw`.
  *
- * What a call throws says what to do. `Refused` is yours to fix; `Unavailable` was certainly not accepted (the client has tried
+ * What a call throws says what to do. `Refused` is yours to fix (`Blocked`: an operator's); `Unavailable` was certainly not accepted (the client has tried
  * again), and `Busy` is the kind that meets a limit; `OutcomeUnknown` may have been: save again, unless saving twice is worse. With
  * a request id (new for every call) it never is: the daemon recognises the call, and the client repeats it by itself. `SaveFailed`
  * was accepted, and Postgres would not take it. Calls that save nothing are never in doubt: they are repeated, or `Unavailable`.
@@ -137,10 +137,9 @@ const CHANNEL_OPTIONS = {
  * @property {(error: ForebayError, save: Save) => void} [onError] told of each save that was refused or failed. Without it the
  *   stream ends with the first: `send` and `finish` throw it
  *
- * @typedef {{ type: "watermark", resumeToken: string }
+ * @typedef {{ type: "watermark", resumeToken: string, rewound: boolean }
  *   | { type: "failed", ticket: string, collection: string, key: string[], failure: Failure }
- *   | { type: "superseded", ticket: string, collection: string }
- *   | { type: "rewound", resumeToken: string }} Outcome
+ *   | { type: "superseded", ticket: string, collection: string }} Outcome
  */
 
 /** A call failed. Which subclass it is tells what to do; `reason` is one of error_reason.proto, or empty. */
@@ -164,8 +163,11 @@ export class ForebayError extends Error {
   }
 }
 
-/** Not accepted, and never will be as it is (or, of a flush: not before an operator acts). */
+/** Not accepted, and never will be as it is: change the call. */
 export class Refused extends ForebayError {}
+
+/** Not before an operator acts: a lane is paused, halted or fenced. */
+export class Blocked extends Refused {}
 
 /** Certainly not accepted: the daemon starts or stops, nobody listens, or a limit is met. Try again later. */
 export class Unavailable extends ForebayError {}
@@ -341,28 +343,32 @@ export class Client {
   /**
    * Outcomes as they come, until the loop is left, `signal` is aborted or the client is closed. Every save of these collections
    * (of all if none is named) whose ticket sorts below a watermark is final: PERSISTED, unless it was told to have failed. After a
-   * break it goes on from the last watermark, so that a failure may be told twice. `rewound`: Postgres went back in time, so that
-   * watermarks told before no longer hold; what it lost is written again.
+   * break it goes on from the last watermark, so that a failure may be told twice. A watermark that is `rewound`: Postgres went back in
+   * time, what was told above it no longer holds, and what was lost is written again.
    *
    * @param {{ collections?: Iterable<string>, resumeToken?: string, signal?: AbortSignal }} [options] from now on without a token
    * @returns {AsyncGenerator<Outcome, void, void>}
    */
   async *watch({ collections = [], resumeToken = "", signal } = {}) {
     const request = { collections: [...collections], resumeToken };
+    let rewound = false;
     for (const attempts = new Attempts(); ; await attempts.wait()) {
       try {
-        for await (const message of this.#stream("WatchOutcomes", request, signal)) {
-          const outcome = outcomeOf(message);
-          if (outcome.type === "watermark") request.resumeToken = outcome.resumeToken;
-          yield outcome;
+        for await (const { watermark, failed, superseded } of this.#stream("WatchOutcomes", request, signal)) {
+          if (failed) yield { type: "failed", ...failed };
+          if (superseded) yield { type: "superseded", ...superseded };
+          if (watermark) {
+            yield { type: "watermark", ...watermark, rewound };
+            request.resumeToken = watermark.resumeToken;
+            rewound = false;
+          }
           attempts.begin();
         }
       } catch (error) {
         if (!(error instanceof ForebayError)) throw error;
-        const rewound = error.reason === "POSTGRES_REWOUND";
-        if (!rewound) attempts.failed(error);
+        if (error.reason === "POSTGRES_REWOUND") rewound = true;
+        else attempts.failed(error);
         request.resumeToken = error.metadata.resume_token ?? request.resumeToken;
-        if (rewound) yield { type: "rewound", resumeToken: request.resumeToken };
       }
     }
   }
@@ -656,9 +662,9 @@ function errorOf(failure, saving) {
 }
 
 /** @param {Told} told @param {boolean} saving @returns {new (told: Told) => ForebayError} */
-function kindOf({ code, reason, message }, saving) {
+function kindOf({ code, reason = "", message }, saving) {
   if (reason === "SAVE_FAILED") return SaveFailed;
-  if (REFUSALS.has(code)) return Refused;
+  if (REFUSALS.has(code)) return reason.startsWith("LANE_") ? Blocked : Refused;
   // Without the daemon's reason it is of the library's or a proxy's making.
   if (reason && code === grpc.status.RESOURCE_EXHAUSTED) return Busy;
   if (reason && code === grpc.status.UNAVAILABLE) return Unavailable;
@@ -726,18 +732,12 @@ function ticketStatus({ state, acceptTime, outcomeTime, savesAhead, estimatedWai
 
 /** @param {string} state @returns {any} */
 function stateName(state) {
-  return state.replace("TICKET_STATE_", "");
+  return String(state).replace("TICKET_STATE_", ""); // a later daemon's has only a number
 }
 
 /** @param {{ seconds: bigint, nanos: number }} time a Timestamp or Duration */
 function milliseconds({ seconds, nanos }) {
   return Number(seconds) * 1_000 + Math.floor(nanos / 1e6);
-}
-
-/** @param {any} message a WatchOutcomesResponse @returns {Outcome} */
-function outcomeOf({ watermark, failed, superseded }) {
-  if (watermark) return { type: "watermark", ...watermark };
-  return failed ? { type: "failed", ...failed } : { type: "superseded", ...superseded };
 }
 
 /** @param {Buffer | undefined} raw */

@@ -7,7 +7,7 @@ import { after, describe, it } from "node:test";
 import grpc from "@grpc/grpc-js";
 
 import { Daemon, Fail, SILENCE, any } from "./fake.js";
-import { Busy, OutcomeUnknown, Refused, SaveFailed, Unavailable, connect } from "./forebay.js";
+import { Blocked, Busy, OutcomeUnknown, Refused, SaveFailed, Unavailable, connect } from "./forebay.js";
 
 const { status } = grpc;
 const STOPPING = new Fail(status.UNAVAILABLE, "STOPPING", { pushback: "20" });
@@ -135,6 +135,11 @@ describe("errors", () => {
     assert.ok(error instanceof Refused, error);
     assert.deepEqual([calls, error.violations, error.name], [1, violations, "Refused"]);
     assert.equal(error.message, "INVALID_SAVE: no\n  save.json.nam is no column\n  save.key is missing");
+  });
+
+  it("tells what only an operator can mend", async () => {
+    const { client } = await pair({ Flush: [new Fail(status.FAILED_PRECONDITION, "LANE_PAUSED")] });
+    await assert.rejects(client.flush(), (error) => error instanceof Blocked && error instanceof Refused);
   });
 
   it("tells why Postgres would not take a save", async () => {
@@ -410,23 +415,23 @@ describe("watch", () => {
     const scripts = [[mark("a"), { failed }, BROKEN], [STOPPING], [{ superseded }, slow], [mark("c"), SILENCE]];
     const { daemon, client } = await pair({ WatchOutcomes: scripts });
     assert.deepEqual(await watched(client, 4, { collections: ["players"], resumeToken: "0" }), [
-      { type: "watermark", resumeToken: "a" },
+      { type: "watermark", resumeToken: "a", rewound: false },
       { type: "failed", ...failed },
       { type: "superseded", ...superseded },
-      { type: "watermark", resumeToken: "c" },
+      { type: "watermark", resumeToken: "c", rewound: false },
     ]);
     assert.deepEqual(daemon.calls.map(({ request }) => request.resumeToken), ["0", "a", "a", "b"]);
   });
 
   it("tells when Postgres went back in time", async () => {
     const rewound = new Fail(status.ABORTED, "POSTGRES_REWOUND", { metadata: { resume_token: "a" } });
-    const { daemon, client } = await pair({ WatchOutcomes: [[mark("b"), rewound], [mark("a"), SILENCE]] });
+    const { daemon, client } = await pair({ WatchOutcomes: [[mark("c"), rewound], [BROKEN], [mark("b"), mark("c"), SILENCE]] });
     assert.deepEqual(await watched(client, 3), [
-      { type: "watermark", resumeToken: "b" },
-      { type: "rewound", resumeToken: "a" },
-      { type: "watermark", resumeToken: "a" },
+      { type: "watermark", resumeToken: "c", rewound: false },
+      { type: "watermark", resumeToken: "b", rewound: true },
+      { type: "watermark", resumeToken: "c", rewound: false },
     ]);
-    assert.deepEqual(daemon.calls.map(({ request }) => request.resumeToken), ["", "a"]);
+    assert.deepEqual(daemon.calls.map(({ request }) => request.resumeToken), ["", "a", "a"]);
   });
 
   it("ends with a signal or a refusal", async () => {

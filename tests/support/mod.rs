@@ -136,13 +136,6 @@ pub(crate) fn forebay() -> Command {
     command
 }
 
-/// Runs a program; panics with what it wrote unless it succeeds.
-pub(crate) async fn succeeds(command: &mut Command) {
-    let output = command.kill_on_drop(true).output().await.expect("it runs");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
-}
-
 /// A running daemon. Dropped without [`Daemon::stop`] it is killed.
 pub(crate) struct Daemon {
     child: Child,
