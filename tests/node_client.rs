@@ -73,6 +73,7 @@ async fn the_node_client_saves_and_tells_errors() {
             assert.equal(error.reason, "INVALID_SAVE");
             assert.equal(error.violations.length, 2);
             assert.equal(error.metadata.violations, "2");
+            assert.match(error.message, /did you mean "name"\?/);
             return true;
         });
         assert(await client.flush() > 0n);

@@ -11,13 +11,13 @@ const STREAMS = ["WatchOutcomes", "Load"];
 export class Fail {
   constructor(code, reason = "", { pushback, violations = [], metadata = {} } = {}) {
     this.code = code;
-    this.details = "no";
+    this.details = "no?";
     this.metadata = new grpc.Metadata();
     if (pushback !== undefined) this.metadata.set("grpc-retry-pushback-ms", pushback);
     if (!reason) return;
     this.metadata.set("forebay-error-reason", reason);
     const details = [any("ErrorInfo", { reason, domain: "forebay.dev", metadata }), any("BadRequest", { fieldViolations: violations })];
-    this.metadata.set("grpc-status-details-bin", encode("google.rpc.Status", { code, message: "no", details }));
+    this.metadata.set("grpc-status-details-bin", encode("google.rpc.Status", { code, message: "no?", details }));
   }
 }
 

@@ -653,10 +653,11 @@ const UNSENT = /^(No connection established|Name resolution failed)/;
  */
 function errorOf(failure, saving) {
   if (!(failure?.metadata instanceof grpc.Metadata)) return failure; // none of the library's
-  const { code, details: message, metadata: trailers } = failure;
-  const [status] = trailers.get("grpc-status-details-bin");
+  const { code, metadata: trailers } = failure;
+  const [bytes] = trailers.get("grpc-status-details-bin");
   const [reason = ""] = trailers.get("forebay-error-reason").map(String);
-  const details = status ? decode("google.rpc.Status", status).details : [];
+  // The library leaves some of the message's characters percent-encoded: the daemon's own has none.
+  const { message, details } = bytes ? decode("google.rpc.Status", bytes) : { message: failure.details, details: [] };
   const told = { ...toldOf(code, message, details), reason, retryAfterMs: retryAfterMs(trailers) };
   return new (kindOf(told, saving))(told);
 }
@@ -898,4 +899,5 @@ qj+ElRgqfFCjhP9kivx7oSz+vfBp7luK9tcKwHb4pKkHtaOxZY+Mk7Frm9FnKHejTIUzNveI/Kmk1teO
 
 /** The types of the contract. */
 export const contract = protobuf.Root.fromDescriptor(inflateSync(Buffer.from(DESCRIPTORS, "base64")));
+// Under other names, fields would be left out without a word.
 if (!("requestId" in contract.lookupType("forebay.v1.SaveRequest").fields)) throw new Error("forebay.js needs protobufjs 8 or later");

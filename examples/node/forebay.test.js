@@ -134,7 +134,7 @@ describe("errors", () => {
     const { error, calls } = await saves([new Fail(status.INVALID_ARGUMENT, "INVALID_SAVE", { violations })]);
     assert.ok(error instanceof Refused, error);
     assert.deepEqual([calls, error.violations, error.name], [1, violations, "Refused"]);
-    assert.equal(error.message, "INVALID_SAVE: no\n  save.json.nam is no column\n  save.key is missing");
+    assert.equal(error.message, "INVALID_SAVE: no?\n  save.json.nam is no column\n  save.key is missing");
   });
 
   it("tells what only an operator can mend", async () => {
