@@ -13,6 +13,7 @@ mod kills;
 mod lanes;
 mod limits;
 mod modes;
+mod node_client;
 mod once;
 mod outages;
 mod pipe;

@@ -22,7 +22,7 @@ const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python");
 const SCHEMA: &str = "create table players (id bigint primary key, name text, level int)";
 
 /// What the examples leave: a guild, a player and the items that were not deleted.
-const DEV_ROWS: &str = "select guilds.name, players.name, level, gold, extra, \
+pub(crate) const DEV_ROWS: &str = "select guilds.name, players.name, level, gold, extra, \
      (select string_agg(kind, ',' order by slot) from items where player_id = players.id) \
      from players join guilds on guilds.id = guild_id";
 
@@ -100,14 +100,14 @@ async fn python<'a>(arguments: impl IntoIterator<Item = &'a str>) {
 }
 
 /// Runs a program; panics with what it wrote unless it succeeds.
-async fn succeeds(command: &mut Command) {
+pub(crate) async fn succeeds(command: &mut Command) {
     let output = command.kill_on_drop(true).output().await.expect("it runs");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
 }
 
 #[tokio::test]
-async fn the_python_client_holds_this_contract() {
+async fn the_clients_to_copy_hold_this_contract() {
     python(["embed.py", "--check"]).await;
 }
 

@@ -71,7 +71,7 @@ async fn save_until(endpoint: String, n: usize, ended: Arc<AtomicBool>, longest:
 
 /// A port to come back to: below the ephemeral ones, where a client that tries again and again while nobody listens may connect
 /// to itself.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
     std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).find(free).expect("a port is free")
 }
