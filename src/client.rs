@@ -18,7 +18,8 @@
 //! the daemon recognises their saves.
 //!
 //! An accepted save is durable, and Postgres gets it later. What became of it is told by its [`Ticket`]
-//! ([`Client::ticket`], [`Client::await_ticket`]), or by the answer itself ([`Durability::Persisted`]).
+//! ([`Client::ticket`], [`Client::await_ticket`]), by the answer itself ([`Durability::Persisted`]), or by
+//! [`Client::watch`]; [`Client::get`] and [`Client::load`] read what is accepted, stored or not.
 //!
 //! Needs the feature `client` only: neither sled nor tokio-postgres.
 
@@ -39,17 +40,22 @@ mod builder;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod read;
+mod resuming;
 mod retry;
 mod save;
 mod stream;
 mod ticket;
+mod watch;
 
 pub use builder::Builder;
 pub use error::{Answer, Error, FailedSave, Pushback, Violation};
+pub use read::{Load, LoadOptions, LoadedRow, Object, Progress};
 pub use retry::RetryPolicy;
 pub use save::{Durability, Save, SaveOptions, Saved};
 pub use stream::{Accepted, Acknowledgement, Finished, NotSaved, SaveStream, StreamOptions};
 pub use ticket::{Failure, Ticket, TicketState, TicketStatus};
+pub use watch::{Outcome, Watch, Watermark};
 
 use retry::Repeat;
 

@@ -11,7 +11,9 @@ use super::{
     *,
 };
 
+mod reads;
 mod tickets;
+mod watches;
 
 const MS: Duration = Duration::from_millis(1);
 
