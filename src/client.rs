@@ -19,7 +19,8 @@
 //!
 //! An accepted save is durable, and Postgres gets it later. What became of it is told by its [`Ticket`]
 //! ([`Client::ticket`], [`Client::await_ticket`]), by the answer itself ([`Durability::Persisted`]), or by
-//! [`Client::watch`]; [`Client::get`] and [`Client::load`] read what is accepted, stored or not.
+//! [`Client::watch`]; [`Client::get`] and [`Client::load`] read what is accepted, stored or not. [`Client::save_later`] is for
+//! code that doesn't wait for its saves.
 //!
 //! Needs the feature `client` only: neither sled nor tokio-postgres.
 
@@ -40,6 +41,7 @@ mod builder;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod later;
 mod read;
 mod resuming;
 mod retry;
@@ -50,6 +52,7 @@ mod watch;
 
 pub use builder::Builder;
 pub use error::{Answer, Error, FailedSave, Pushback, Violation};
+pub use later::{LaterOptions, SaveLater};
 pub use read::{Load, LoadOptions, LoadedRow, Object, Progress};
 pub use retry::RetryPolicy;
 pub use save::{Durability, Save, SaveOptions, Saved};

@@ -11,6 +11,7 @@ use super::{
     *,
 };
 
+mod later;
 mod reads;
 mod tickets;
 mod watches;
