@@ -268,6 +268,12 @@ impl Backlog {
         self.saves
     }
 
+    /// Saves of the generations up to the one that this save is in.
+    pub fn saves_up_to(&self, sequence: Sequence) -> u64 {
+        let generations = self.sealed.iter().chain([&self.making]);
+        generations.take_while(|generation| generation.after < sequence).map(|generation| generation.saves).sum()
+    }
+
     /// What each collection takes, for metrics.
     pub fn by_collection(&self) -> HashMap<CollectionId, Footprint> {
         let mut sums = HashMap::<_, Footprint>::new();

@@ -13,7 +13,6 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     exit::{Exit, Failure, OrExit},
@@ -28,10 +27,12 @@ mod catalog;
 mod control;
 mod core;
 mod failed;
+mod gaps;
 mod lanes;
 mod layout;
 mod log;
 mod observe;
+mod outcomes;
 mod page;
 mod recovery;
 mod streams;
@@ -153,7 +154,7 @@ fn handles(core: &Core, health: &Health) -> grpc::Handles {
         control: Arc::clone(&core.controls) as Arc<dyn grpc::Control>,
         limits: core.limits.clone(),
         lanes: core.controls.lanes.iter().map(|lane| lane.name().to_string()).collect(),
-        journal_id: Uuid::from_bytes(core.journal.id().to_bytes()),
+        tickets: core.controls.tickets.clone(),
         streams: Arc::clone(&core.streams),
         request_ids: Arc::clone(&core.request_ids),
         health: health.clone(),

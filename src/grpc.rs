@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 use tower_layer::{Identity, Stack};
-use uuid::Uuid;
 
 use crate::{
     limits::Limits,
+    outcomes::Tickets,
     proto::{self, admin_service_server::AdminServiceServer, save_service_server::SaveServiceServer},
     settings::GrpcSettings,
 };
@@ -45,7 +45,7 @@ mod stream;
 mod streams;
 #[cfg(test)]
 mod tests;
-mod ticket;
+mod tickets;
 mod validate;
 mod violations;
 
@@ -55,7 +55,6 @@ pub use events::{Events, Rpc};
 pub use health::Health;
 pub use request_ids::{RememberedId, RequestIds};
 pub use streams::{Remembered, Streams};
-pub use ticket::Ticket;
 
 /// The ends of the other stages, given by `daemon`.
 #[derive(Clone)]
@@ -68,8 +67,8 @@ pub struct Handles {
     pub limits: Limits,
     /// Names of the lanes, by [`LaneId`](crate::save::LaneId).
     pub lanes: Arc<[String]>,
-    /// Names the journal in tickets.
-    pub journal_id: Uuid,
+    /// Names saves.
+    pub tickets: Tickets,
     /// Save streams by id; fed by recovery.
     pub streams: Arc<Streams>,
     /// Request ids of unary calls; fed by recovery.

@@ -24,7 +24,7 @@
 //! 4. [`drain`] seals what is folded as a generation and has it applied,
 //! 5. [`postgres`] applies it: one transaction with the lane's position in it.
 //!
-//! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take. [`daemon`] puts the stages
+//! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take, [`outcomes`] that of tickets. [`daemon`] puts the stages
 //! together, starts and stops them; [`settings`], [`metrics`], [`http`], [`logs`], [`status`] and [`exit`] are what an operator
 //! sees. [`client`] is the Rust client (a feature of its own, with [`proto`], the generated contract); [`sandbox`] is the private
 //! Postgres of [`dev`], [`demo`], [`bench`] and the tests.
@@ -61,6 +61,8 @@ pub mod limits;
 pub mod logs;
 #[cfg(feature = "daemon")]
 pub mod metrics;
+#[cfg(feature = "daemon")]
+pub mod outcomes;
 #[cfg(feature = "daemon")]
 pub mod postgres;
 #[cfg(feature = "client")]

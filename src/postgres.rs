@@ -43,7 +43,10 @@ mod writer;
 
 pub use careful::{Aside, TakenOut};
 pub use connect::UrlError;
-pub use failed_saves::{FailedSave, list::OpenFailed};
+pub use failed_saves::{
+    FailedSave,
+    list::{ClosedFailed, KnownFailed, OpenFailed},
+};
 pub use failure::Failure;
 pub use lane_rows::{LaneChange, LaneRows, earlier_remedy};
 pub use position::PositionRow;
@@ -149,16 +152,16 @@ impl Postgres {
         Ok(missing)
     }
 
-    /// Every open failed save of this journal; none where there is no table yet.
+    /// Every failed save of this journal; none where there is no table yet.
     ///
     /// # Errors
     /// [`Failure`] of the connection or a statement.
-    pub async fn open_failed(&self, journal: Uuid) -> Result<Vec<OpenFailed>, Failure> {
+    pub async fn known_failed(&self, journal: Uuid) -> Result<KnownFailed, Failure> {
         let reading = Reading::begin(self.reader().await?, &self.session).await?;
-        match failed_saves::list::open(&reading, journal).await {
-            Err(failure) if is_missing(&failure) => Ok(Vec::new()),
+        match failed_saves::list::known(&reading, journal).await {
+            Err(failure) if is_missing(&failure) => Ok(KnownFailed::default()),
             Err(failure) => Err(failure),
-            Ok(open) => reading.end().await.map(|()| open),
+            Ok(known) => reading.end().await.map(|()| known),
         }
     }
 
@@ -193,18 +196,15 @@ impl Postgres {
         }
     }
 
-    /// Removes closed failed saves beyond the newest `kept` by sequence, and notes the horizon with them. Gives how many.
+    /// Removes a chunk of the closed failed saves beyond the newest `kept` by sequence, and notes the horizon with them. Gives
+    /// their numbers. Empty: there are no more.
     ///
     /// # Errors
-    /// [`Failure`]; some may have been removed.
-    pub async fn forget_failed(&self, journal: Uuid, kept: u64) -> Result<u64, Failure> {
-        let mut sum = 0;
-        loop {
-            match failed_saves::care::forget(self.reader().await?, &self.session, journal, kept).await {
-                Err(failure) if is_missing(&failure) => return Ok(sum),
-                Ok(forgotten) if failed_saves::care::may_be_more(forgotten) => sum += forgotten,
-                ended => return ended.map(|forgotten| sum + forgotten),
-            }
+    /// [`Failure`]; after a lost connection they may have been removed.
+    pub async fn forget_failed(&self, journal: Uuid, kept: u64) -> Result<Vec<Sequence>, Failure> {
+        match failed_saves::care::forget(self.reader().await?, &self.session, journal, kept).await {
+            Err(failure) if is_missing(&failure) => Ok(Vec::new()),
+            forgotten => forgotten,
         }
     }
 

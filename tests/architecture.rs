@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 const IMPORTS: &[(&str, &[&str])] = &[
     ("save", &[]),
     ("failed", &["save"]),
+    ("outcomes", &["save"]),
     ("limits", &["settings"]),
     ("metrics", &["limits"]),
     ("exit", &[]),
@@ -18,8 +19,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("journal", &["save", "collections", "limits", "settings"]),
     ("postgres", &["save", "failed", "collections", "backlog", "settings"]),
     ("drain", &["save", "collections", "backlog", "limits", "settings", "postgres", "journal"]),
-    ("grpc", &["save", "failed", "collections", "limits", "settings", "proto", "status"]),
-    ("http", &["settings", "metrics", "limits"]),
+    ("grpc", &["save", "failed", "outcomes", "collections", "limits", "settings", "proto", "status"]),
+    ("http", &["settings", "metrics", "limits", "outcomes"]),
     ("client", &["proto"]),
 ];
 

@@ -26,4 +26,5 @@ mod stops;
 mod support;
 mod syncs;
 mod tables;
+mod tickets;
 mod types;

@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::try_join_all;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::{catalog::SharedCollections, failed::FailedSaves};
+use super::{catalog::SharedCollections, failed::FailedSaves, outcomes::Outcomes};
 use crate::{
     backlog::Footprint,
     collections::Collections,
@@ -18,6 +18,7 @@ use crate::{
     grpc::{Control, FailedStanding, FlushError, Resume, SettleError},
     journal::Monitor,
     limits::{Limit, Limits},
+    outcomes::{Ticket, TicketStatus, Tickets, Untold, Waiting},
     postgres::Postgres,
     save::{CollectionId, LaneId, Sequence},
     status::{self, CollectionStatus, JournalStatus, LaneStatus, LimitStatus, StatusSnapshot},
@@ -30,7 +31,8 @@ pub(super) struct Controls {
     pub(super) lanes: Vec<LaneHandle>,
     pub(super) limits: Limits,
     pub(super) journal: Monitor,
-    pub(super) journal_id: String,
+    pub(super) tickets: Tickets,
+    pub(super) outcomes: Outcomes,
     pub(super) run: u64,
     pub(super) started_at: SystemTime,
     pub(super) failed: FailedSaves,
@@ -156,6 +158,18 @@ impl Control for Controls {
         Ok(discarded)
     }
 
+    fn lane_of(&self, collection: &str) -> LaneId {
+        self.collections.lanes().lane_of(collection)
+    }
+
+    async fn ticket(&self, ticket: Ticket) -> Result<TicketStatus, Untold> {
+        self.outcomes.status(ticket).await
+    }
+
+    fn wait(&self, ticket: Ticket) -> Waiting {
+        self.outcomes.wait(ticket)
+    }
+
     async fn status(&self) -> StatusSnapshot {
         let journal = self.journal.stats();
         let backlogs: Vec<_> = self.lanes.iter().map(|lane| lane.backlog().by_collection()).collect();
@@ -164,7 +178,7 @@ impl Control for Controls {
         StatusSnapshot {
             version: env!("CARGO_PKG_VERSION"),
             started_at: self.started_at,
-            journal_id: self.journal_id.clone(),
+            journal_id: self.tickets.journal().to_string(),
             run: self.run,
             accepted_through: self.lanes.iter().map(|lane| lane.backlog().through()).max().unwrap_or_default(),
             postgres_up: postgres_up(&self.lanes),

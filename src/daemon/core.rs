@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{
     sync::oneshot,
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,9 +20,11 @@ use super::{
     catalog::SharedCollections,
     control::Controls,
     failed::FailedSaves,
+    gaps::Gaps,
     lanes::LaneMaker,
     layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
     observe::Observer,
+    outcomes::{self, Outcomes},
     recovery::{self, Backlogs},
     streams,
 };
@@ -31,9 +33,10 @@ use crate::{
     drain::{End, LaneBacklog, LaneHandle, LaneState},
     exit::{Exit, Failure, OrExit},
     grpc::{RequestIds, Streams},
-    journal::{self, Journal, OpenError, Running},
+    journal::{self, Journal, Ledger, LedgerError, OpenError, Running},
     limits::Limits,
     metrics::Metrics,
+    outcomes::Tickets,
     postgres::{PositionRow, Postgres},
     save::{LaneId, Sequence},
     settings::{JournalSettings, Settings},
@@ -58,7 +61,8 @@ pub(super) struct Core {
     /// This start's token of each lane.
     owners: Vec<Uuid>,
     lanes: JoinSet<End>,
-    forgetting: AbortHandle,
+    /// What goes on beside the lanes. Dropped, it ends.
+    attendants: JoinSet<()>,
     fatal: oneshot::Receiver<String>,
 }
 
@@ -108,6 +112,8 @@ impl Core {
         let backlogs = after.iter().map(|&after| LaneBacklog::new(objects_max, after, Arc::clone(&reaches), &limits));
         let backlogs = Backlogs::new(backlogs.collect());
         let (failed_journal, fatal) = oneshot::channel();
+        let gaps = recall(&ledger, Gaps::recall).await?;
+        let key = recall(&ledger, outcomes::ticket_key).await?;
         let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
         let journal = start_journal(opened, &limits, (&after, &backlogs, &failed), &observer, failed_journal)?;
         let monitor = journal.monitor();
@@ -131,6 +137,7 @@ impl Core {
             layout: &layout,
             handover: &handover.await.or_exit(Exit::JournalIo, "read the journal's ledger")?,
             failed: &failed,
+            gaps: &gaps,
             observer: &observer,
             take_over,
             found: last,
@@ -138,15 +145,19 @@ impl Core {
         };
         let mut lanes = JoinSet::new();
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
-        let (handles, owners) = started_lanes.into_iter().unzip();
-        let forgetting = tokio::spawn(failed.clone().forget(settings.failed.closed_kept)).abort_handle();
+        let (handles, owners): (Vec<_>, _) = started_lanes.into_iter().unzip();
+        let outcomes = Outcomes::new(&handles, failed.clone(), gaps, collections.clone(), (journal.run(), layout.begins()));
+        let mut attendants = JoinSet::new();
+        attendants.spawn(failed.clone().forget(settings.failed.closed_kept));
+        outcomes.follow_lanes(&mut attendants);
         let controls = Controls {
             collections,
             postgres,
             lanes: handles,
             limits: limits.clone(),
             journal: monitor,
-            journal_id: journal_id.to_string(),
+            tickets: Tickets::new(journal_id, &key),
+            outcomes,
             run: journal.run(),
             started_at,
             failed,
@@ -161,7 +172,7 @@ impl Core {
             started,
             owners,
             lanes,
-            forgetting,
+            attendants,
             fatal,
         };
         Ok((core, other))
@@ -228,7 +239,7 @@ impl Core {
 
     async fn end_lanes(&mut self, drain_until: Instant, deadline: Instant) {
         self.controls.lanes.iter().for_each(|lane| lane.stop(drain_until));
-        self.forgetting.abort();
+        self.attendants.abort_all();
         let ended = async { while self.lanes.join_next().await.is_some() {} };
         if tokio::time::timeout_at(deadline, ended).await.is_err() {
             tracing::warn!("a transaction did not end before stop.timeout: the next start finds out what became of it");
@@ -272,6 +283,16 @@ fn positions(opened: &Journal, layout: &Layout) -> Vec<Sequence> {
     let all = layout.begins().max(opened.oldest());
     let lanes = (0..).map(LaneId).take(layout.lanes.count());
     lanes.map(|lane| opened.settled_hint(lane).max(all)).collect()
+}
+
+/// What the journal's ledger has to say.
+async fn recall<T: Send + 'static>(
+    ledger: &Ledger,
+    read: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, Failure> {
+    let ledger = ledger.clone();
+    let read = tokio::task::spawn_blocking(move || read(&ledger)).await.expect("the ledger doesn't panic");
+    read.or_exit(Exit::JournalIo, "read the journal's ledger")
 }
 
 /// Before the journal is made: a start that can't be leaves nothing behind.

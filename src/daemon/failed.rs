@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::{Notify, OwnedMutexGuard};
@@ -19,14 +19,15 @@ use crate::{
     failed::{Close, FailedFilter, FailedPage, FailedQuery, FailedRow, FailedState},
     grpc::FailedStanding,
     limits::Limit,
-    postgres::{Failure, OpenFailed, Postgres},
+    outcomes::{Reason, Recent, State},
+    postgres::{ClosedFailed, Failure, KnownFailed, OpenFailed, Postgres},
     save::{Accepted, CollectionId, Key, LaneId, Sequence},
     status::StatusSnapshot,
 };
 
 mod index;
 
-use self::index::{Index, Row};
+use self::index::{Index, Reloaded, Row};
 
 /// The failed saves of this journal. Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +41,8 @@ struct Shared {
     limit: Arc<Limit>,
     open: Mutex<Open>,
     newest: Mutex<Vec<FailedRow>>,
+    /// Why those failed that failed of late: their callers ask soon.
+    reasons: Mutex<Recent<Refusal>>,
     care: Arc<tokio::sync::Mutex<()>>,
     /// Some were closed.
     closed: Notify,
@@ -52,6 +55,15 @@ struct Open {
     counted: BTreeMap<LaneId, Sequence>,
 }
 
+/// Why a save failed, and when.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) reason: Reason,
+    pub(super) failed_at: SystemTime,
+}
+
+/// Reasons that are kept in mind.
+const REASONS_MAX: usize = 4_096;
 /// A status is asked for now: what is remembered must do if Postgres takes longer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// From one look for closed rows beyond those that are kept to the next.
@@ -66,6 +78,7 @@ impl FailedSaves {
             limit,
             open: Mutex::default(),
             newest: Mutex::default(),
+            reasons: Mutex::new(Recent::new(REASONS_MAX)),
             care: Arc::default(),
             closed: Notify::new(),
         }))
@@ -75,12 +88,11 @@ impl FailedSaves {
     pub(super) async fn count(&self, lane: LaneId, backlog: &LaneBacklog) -> Result<(), Failure> {
         // Nothing is closed from outside between reading the rows and taking them over.
         let _care = self.care().await;
-        let rows = self.0.postgres.open_failed(self.0.journal).await?;
-        let rows = rows.into_iter().map(|row| self.row(row)).collect();
+        let known = self.reloaded(self.0.postgres.known_failed(self.0.journal).await?);
         let mut open = self.open();
         let collections = self.0.collections.now();
         let through = backlog.through();
-        open.index.reload(|id| collections.get(id).lane == lane, rows, through);
+        open.index.reload(|id| collections.get(id).lane == lane, known, through);
         open.counted.entry(lane).or_insert(through);
         self.recount(&open);
         self.0.closed.notify_one();
@@ -112,19 +124,44 @@ impl FailedSaves {
     }
 
     /// A transaction of a lane was committed: these saves failed, those are closed.
-    pub(super) fn settled(&self, failed: &[Accepted], closes: &[Close], backlog: &LaneBacklog) {
+    pub(super) fn settled(&self, failed: &[(Accepted, Failure)], closes: &[Close], backlog: &LaneBacklog) {
         if failed.is_empty() && closes.is_empty() {
             return;
         }
-        let mut open = self.open();
-        closes.iter().for_each(|close| open.index.remove(close.sequence));
-        for Accepted { sequence, save } in failed {
+        let (mut open, mut reasons) = (self.open(), lock(&self.0.reasons));
+        for (Accepted { sequence, save }, why) in failed {
+            let reason = Reason {
+                sqlstate: why.sqlstate.as_deref().map(str::to_owned),
+                constraint: why.constraint.as_deref().map(str::to_owned),
+                message: why.message.to_string(),
+            };
+            reasons.note(*sequence, Refusal { reason, failed_at: SystemTime::now() });
             open.index.add(Row { sequence: *sequence, collection: save.collection, key: save.key.clone() }, backlog.through());
         }
+        // After those that failed: a save may overtake one of its own transaction.
+        closes.iter().for_each(|close| open.index.close(close.sequence, close.state));
         self.recount(&open);
         if !closes.is_empty() {
             self.0.closed.notify_one();
         }
+    }
+
+    /// How a save stands that a lane has settled; the lane's rows were counted.
+    pub(super) fn outcome(&self, sequence: Sequence) -> State {
+        self.open().index.outcome(sequence)
+    }
+
+    /// Why one failed that nobody has taken care of, if that is kept in mind.
+    pub(super) fn recent_refusal(&self, sequence: Sequence) -> Option<Refusal> {
+        let open = self.open().index.is_open(sequence);
+        lock(&self.0.reasons).get(sequence).filter(|_| open).cloned()
+    }
+
+    /// The row of a failed save.
+    pub(super) async fn row_of(&self, sequence: Sequence) -> Result<Option<FailedRow>, Failure> {
+        let filter = FailedFilter { sequences: Some(vec![sequence]), ..FailedFilter::default() };
+        let query = FailedQuery { filter, after: Sequence::ZERO, newest_first: false, bodies: false, rows_max: 1, bytes_max: u64::MAX };
+        Ok(self.list(&query).await?.rows.pop())
     }
 
     /// How many are open, by collection.
@@ -190,7 +227,7 @@ impl FailedSaves {
             }
             tell_discarded(&chunk, reason);
             let mut open = self.open();
-            chunk.iter().for_each(|(sequence, _)| open.index.remove(*sequence));
+            chunk.iter().for_each(|(sequence, _)| open.index.close(*sequence, FailedState::Discarded));
             self.recount(&open);
             discarded.extend(chunk.into_iter().map(|(sequence, _)| sequence));
             self.0.closed.notify_one();
@@ -201,13 +238,35 @@ impl FailedSaves {
     pub(super) async fn forget(self, kept: u64) {
         loop {
             self.0.closed.notified().await;
-            match self.0.postgres.forget_failed(self.0.journal, kept).await {
+            match self.forget_surplus(kept).await {
                 Ok(0) => {}
                 Ok(count) => tracing::info!(count, kept, "forgot closed failed saves: the oldest beyond failed.closed_kept"),
                 Err(error) => tracing::debug!(%error, "closed failed saves can't be forgotten now"),
             }
             tokio::time::sleep(FORGET_INTERVAL).await;
         }
+    }
+
+    async fn forget_surplus(&self, kept: u64) -> Result<usize, Failure> {
+        let mut count = 0;
+        loop {
+            // What a lane reads meanwhile is the truth of before.
+            let _care = self.care().await;
+            let removed = self.0.postgres.forget_failed(self.0.journal, kept).await?;
+            self.open().index.forget(&removed);
+            count += removed.len();
+            if removed.is_empty() {
+                return Ok(count);
+            }
+        }
+    }
+
+    fn reloaded(&self, KnownFailed { open, closed, horizon }: KnownFailed) -> Reloaded {
+        let closed = closed.into_iter().flat_map(|ClosedFailed { collection, state, sequences }| {
+            let id = self.0.collections.number_name(&collection);
+            sequences.into_iter().map(move |sequence| (sequence, (id, state)))
+        });
+        Reloaded { closed: closed.collect(), open: open.into_iter().map(|row| self.row(row)).collect(), horizon }
     }
 
     fn row(&self, row: OpenFailed) -> Row {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     catalog::SharedCollections,
     failed::FailedSaves,
+    gaps::Gaps,
     layout::{Handover, Layout},
     log::LaneLog,
     observe::Observer,
@@ -39,6 +40,7 @@ pub(super) struct LaneMaker<'a> {
     pub(super) layout: &'a Layout,
     pub(super) handover: &'a Handover,
     pub(super) failed: &'a FailedSaves,
+    pub(super) gaps: &'a Gaps,
     pub(super) observer: &'a Observer,
     pub(super) take_over: bool,
     /// The last save that the journal held at this start.
@@ -81,6 +83,7 @@ impl LaneMaker<'_> {
             ledger: self.ledger.clone(),
             collections: self.collections.clone(),
             row_key: row_key(&name),
+            gaps: self.gaps.clone(),
         };
         let parts = LaneParts {
             id,

@@ -1,6 +1,6 @@
 //! The journal as a lane sees it: its own saves, with numbers instead of names.
 
-use super::catalog::SharedCollections;
+use super::{catalog::SharedCollections, gaps::Gaps};
 use crate::{
     drain::{Log, LogError},
     journal::{Ledger, Monitor, ReadError, Reader},
@@ -21,6 +21,7 @@ pub(super) struct LaneLog {
     pub(super) collections: SharedCollections,
     /// The ledger's key for the row's existence.
     pub(super) row_key: String,
+    pub(super) gaps: Gaps,
 }
 
 impl Log for LaneLog {
@@ -47,6 +48,12 @@ impl Log for LaneLog {
     async fn note_row(&self) -> Result<(), LogError> {
         let (ledger, key) = (self.ledger.clone(), self.row_key.clone());
         let noted = tokio::task::spawn_blocking(move || ledger.put(&key, b"1")).await.expect("the ledger doesn't panic");
+        noted.map_err(|error| LogError::Broken(error.to_string()))
+    }
+
+    async fn note_gap(&self, after: Sequence, through: Sequence) -> Result<(), LogError> {
+        let (gaps, ledger, lane) = (self.gaps.clone(), self.ledger.clone(), self.lane);
+        let noted = tokio::task::spawn_blocking(move || gaps.note(&ledger, lane, after, through)).await.expect("the ledger doesn't panic");
         noted.map_err(|error| LogError::Broken(error.to_string()))
     }
 }

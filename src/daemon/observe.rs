@@ -14,7 +14,7 @@ use crate::{
         CollectionObservation, JournalObservation, LaneObservation, LaneState, LimitKind, LimitObservation, Metrics, Observation, Refused,
         RetryReason, RowOp, Rpc, TransactionResult,
     },
-    postgres::{Action, ApplyError, RowsWritten, Written},
+    postgres::{Action, ApplyError, Failure, RowsWritten, Written},
     save::{Accepted, CollectionId, LaneId},
     status,
 };
@@ -43,16 +43,16 @@ impl Observer {
     }
 
     /// A transaction was committed: a generation's rows, but for the saves that failed; or failed saves alone.
-    pub(super) fn settled(&self, generation: Option<&Generation>, failed: &[Accepted], written: &Written) {
+    pub(super) fn settled(&self, generation: Option<&Generation>, failed: &[(Accepted, Failure)], written: &Written) {
         for (collection, rows) in &written.collections {
             self.rows(*collection, *rows);
             self.0.saves_superseded(index(*collection), rows.superseded);
         }
-        for save in failed {
-            self.0.saves_failed(index(save.save.collection), 1);
+        for (accepted, _) in failed {
+            self.0.saves_failed(index(accepted.save.collection), 1);
         }
         let Some(generation) = generation else { return };
-        let failed = |id: CollectionId| failed.iter().filter(|accepted| accepted.save.collection == id).count() as u64;
+        let failed = |id: CollectionId| failed.iter().filter(|(accepted, _)| accepted.save.collection == id).count() as u64;
         for (collection, fold) in generation.parts.iter().flat_map(|part| &part.collections) {
             let saves = fold.objects.values().map(|object| u64::from(object.saves)).sum::<u64>();
             self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64 - failed(*collection));
@@ -120,6 +120,8 @@ fn label(rpc: grpc::Rpc) -> Rpc {
         grpc::Rpc::Save => Rpc::Save,
         grpc::Rpc::SaveBatch => Rpc::SaveBatch,
         grpc::Rpc::SaveStream => Rpc::SaveStream,
+        grpc::Rpc::GetTicket => Rpc::GetTicket,
+        grpc::Rpc::AwaitTicket => Rpc::AwaitTicket,
         grpc::Rpc::Flush => Rpc::Flush,
     }
 }

@@ -130,9 +130,9 @@ impl Target for LaneTarget {
         if matches!(work.what, What::Generation(generation) if !Arc::ptr_eq(&generation.reaches, collections.reaches())) {
             return Err(ApplyError::Catalog);
         }
-        let (generation, given_up, failed): (_, &[Accepted], _) = match work.what {
-            What::Generation(generation) => (Some(generation), &[], Vec::new()),
-            What::Failed(saves, why) => (None, saves, saves.iter().map(|save| failed_save(save, why, &collections)).collect()),
+        let (generation, (given_up, why), failed): (_, (&[Accepted], _), _) = match work.what {
+            What::Generation(generation) => (Some(generation), (&[], None), Vec::new()),
+            What::Failed(saves, why) => (None, (saves, Some(why)), saves.iter().map(|save| failed_save(save, why, &collections)).collect()),
         };
         let closes = generation.map_or_else(|| FailedSaves::closes_given_up(given_up), |generation| self.failed.closes(generation));
         let Work { after, through, .. } = work;
@@ -162,10 +162,10 @@ impl Target for LaneTarget {
         self.writer = Some(writer);
         self.observer.transaction_ended(self.lane_id, &applied, began.elapsed());
         if let Ok(written) = &applied {
-            let failed: Vec<_> = given_up.iter().chain(written.failed.iter().map(|(accepted, _)| accepted)).cloned().collect();
-            let is_open = |accepted: &&Accepted| !written.closed.iter().any(|close| close.sequence == accepted.sequence);
-            let open: Vec<_> = failed.iter().filter(is_open).cloned().collect();
-            self.failed.settled(&open, &written.closed, &self.backlog);
+            let condemned =
+                given_up.iter().zip(std::iter::repeat(why)).filter_map(|(accepted, why)| Some((accepted.clone(), why?.clone())));
+            let failed: Vec<_> = condemned.chain(written.failed.iter().cloned()).collect();
+            self.failed.settled(&failed, &written.closed, &self.backlog);
             self.observer.settled(generation, &failed, written);
             self.statement_rows.saw(written.statement_rows);
         }

@@ -68,6 +68,7 @@ impl<T: Target, L: Log> Lane<T, L> {
             }
             self.plan.row_noted();
         }
+        self.handle.show_lost(position);
         // Counted again with every connection: they are rows, and may have gone back in time or been taken care of in SQL.
         if let Err(failure) = self.target.count_failed().await {
             return self.contact_failed((&failure).into(), &failure);
@@ -131,7 +132,11 @@ impl<T: Target, L: Log> Lane<T, L> {
         }
     }
 
-    pub(super) fn skip_gap(&mut self, gap: Gap) {
+    pub(super) async fn skip_gap(&mut self, gap: Gap) {
+        // Before the position passes them: their tickets must not say that they are in Postgres.
+        if let Err(error) = self.log.note_gap(gap.after, gap.through).await {
+            return self.cannot_prepare(&halting(error.to_string(), "look after the journal's disk"));
+        }
         self.events.gave_up(gap.after, gap.through);
         self.plan.skip_gap(gap, self.target.reaches());
     }

@@ -47,11 +47,7 @@ impl LaneHandle {
         let through = through.map_or(offered, |through| through.min(offered));
         let (mut position, mut confirmed) = (self.0.position.subscribe(), self.0.confirmed.subscribe());
         let (mut stuck, mut control) = (self.0.stuck.subscribe(), self.0.control.subscribe());
-        self.0.control.send_if_modified(|control| {
-            let more = control.wanted < through;
-            control.wanted = control.wanted.max(through);
-            more
-        });
+        self.want(through);
         loop {
             position.mark_unchanged();
             confirmed.mark_unchanged();

@@ -109,6 +109,28 @@ impl LaneHandle {
         self.0.position.subscribe()
     }
 
+    /// The same, once Postgres has said so in this run.
+    pub fn confirmed_position(&self) -> Option<Sequence> {
+        // In this order: the first position that counts is there before it is confirmed.
+        self.0.confirmed.borrow().then(|| *self.0.position.borrow())
+    }
+
+    /// Returns once Postgres has said where it stands.
+    pub async fn confirmed(&self) {
+        // The sender lives in what `self` holds.
+        let _ = self.0.confirmed.subscribe().wait_for(|confirmed| *confirmed).await;
+    }
+
+    /// Somebody waits for everything up to here: the window doesn't count.
+    pub fn want(&self, through: Sequence) {
+        let through = through.min(self.backlog().through());
+        self.0.control.send_if_modified(|control| {
+            let more = control.wanted < through;
+            control.wanted = control.wanted.max(through);
+            more
+        });
+    }
+
     /// What it is doing, as it changes.
     pub fn state(&self) -> watch::Receiver<LaneState> {
         self.0.state.subscribe()
@@ -121,13 +143,27 @@ impl LaneHandle {
 
     /// Whether Postgres has said since the start that it holds everything up to `through`.
     pub(super) fn holds(&self, through: Sequence) -> bool {
-        // In this order: the first position that counts is there before it is confirmed.
-        *self.0.confirmed.borrow() && *self.0.position.borrow() >= through
+        self.confirmed_position().is_some_and(|position| position >= through)
+    }
+
+    /// Postgres holds less than it did: that is true before anything is done about it.
+    pub(super) fn show_lost(&self, position: Sequence) {
+        self.0.position.send_if_modified(|shown| {
+            let lost = position < *shown;
+            *shown = position.min(*shown);
+            lost
+        });
     }
 
     pub(super) fn show_position(&self, position: Sequence) {
         self.0.position.send_if_modified(|shown| std::mem::replace(shown, position) != position);
         self.0.confirmed.send_if_modified(|confirmed| !std::mem::replace(confirmed, true));
+    }
+
+    /// Saves that got their outcome in this run.
+    pub fn saves_settled(&self) -> u64 {
+        let counts = self.0.events.counts();
+        counts.saves_persisted + counts.saves_failed
     }
 
     /// Everything about it.

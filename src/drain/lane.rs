@@ -148,7 +148,7 @@ impl<T: Target, L: Log> Lane<T, L> {
             Step::Seal => self.seal(),
             Step::Extend => self.extend().await,
             Step::MoveUp => self.move_up(),
-            Step::SkipGap(gap) => self.skip_gap(gap),
+            Step::SkipGap(gap) => self.skip_gap(gap).await,
             Step::Fold { after, through, saves_max } => return self.fold(after, through, saves_max).await,
             Step::Condemn { after, through } => return self.condemn(after, through).await,
             Step::Apply => self.apply().await,

@@ -200,6 +200,12 @@ impl LaneBacklog {
         summary
     }
 
+    /// How many saves are written before this one or together with it, itself included.
+    pub fn saves_up_to(&self, sequence: Sequence) -> u64 {
+        let inner = self.lock();
+        inner.out.as_ref().map_or(0, |out| out.saves) + inner.backlog.saves_up_to(sequence)
+    }
+
     /// What waits of each collection.
     pub fn by_collection(&self) -> HashMap<CollectionId, Footprint> {
         let inner = self.lock();

@@ -59,6 +59,9 @@ pub trait Log: Send + Sync {
 
     /// Makes durable that the lane has a position row in Postgres: should it be missing later, that is no fresh start.
     fn note_row(&self) -> impl Future<Output = Result<(), LogError>> + Send;
+
+    /// Makes durable that the lane's saves after `after` up to `through` were given up.
+    fn note_gap(&self, after: Sequence, through: Sequence) -> impl Future<Output = Result<(), LogError>> + Send;
 }
 
 /// One transaction.

@@ -18,7 +18,7 @@ const REASON_BYTES_MAX: usize = 500;
 #[tonic::async_trait]
 impl admin_service_server::AdminService for AdminService {
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        let status = show::status(self.0.control.status().await, self.0.journal_id);
+        let status = show::status(self.0.control.status().await, |row| self.0.shown_failed(row));
         Ok(Response::new(GetStatusResponse { status: Some(status) }))
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::{
     collections::Collections,
     failed::{FailedFilter, FailedPage, FailedQuery},
+    outcomes::{Ticket, TicketStatus, Untold, Waiting},
     save::{LaneId, Sequence},
     status::StatusSnapshot,
 };
@@ -63,6 +64,19 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// Postgres can't be asked, and why; some may have been given up.
     async fn discard_failed(&self, filter: &FailedFilter, reason: &str) -> Result<Vec<Sequence>, String>;
+
+    /// The lane that writes a collection; a name that the catalog doesn't have has one too.
+    fn lane_of(&self, collection: &str) -> LaneId;
+
+    /// What is known of a save.
+    ///
+    /// # Errors
+    /// It can't be told now, and why.
+    async fn ticket(&self, ticket: Ticket) -> Result<TicketStatus, Untold>;
+
+    /// Waits for the outcome of a save, and ends its lane's window. To be asked for before [`Self::ticket`], so that nothing is
+    /// missed; and asked again afterwards: Postgres may have gone back in time.
+    fn wait(&self, ticket: Ticket) -> Waiting;
 
     /// How the daemon stands.
     async fn status(&self) -> StatusSnapshot;

@@ -33,6 +33,11 @@ impl Deadline {
         }
     }
 
+    /// When a waiting call is answered at the latest: a moment before its deadline, and without one so long after now.
+    pub(super) fn or_after(self, longest: Duration) -> Instant {
+        self.0.unwrap_or_else(|| Instant::now() + longest)
+    }
+
     /// Waits at most until the deadline.
     pub(super) async fn wait<T>(self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         match self.0 {

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::SystemTime};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use uuid::Uuid;
 
 use super::{
     Handles,
@@ -22,6 +21,7 @@ use super::{
 use crate::{
     collections::Collections,
     limits::Limits,
+    outcomes::Tickets,
     proto::{self, Durability, ErrorReason},
     save::{RequestId, Save},
 };
@@ -32,7 +32,7 @@ pub(super) struct Door {
     pub(super) catalog: Catalog,
     pub(super) limits: Limits,
     pub(super) lanes: Arc<[String]>,
-    pub(super) journal_id: Uuid,
+    pub(super) tickets: Tickets,
     pub(super) streams: Arc<Streams>,
     pub(super) request_ids: Arc<RequestIds>,
     pub(super) health: Health,
@@ -43,9 +43,9 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(handles: Handles, stop: CancellationToken) -> Arc<Self> {
-        let Handles { appender, control, limits, lanes, journal_id, streams, request_ids, health, events } = handles;
+        let Handles { appender, control, limits, lanes, tickets, streams, request_ids, health, events } = handles;
         let catalog = Catalog::new(Arc::clone(&control));
-        Arc::new(Self { appender, control, catalog, limits, lanes, journal_id, streams, request_ids, health, events, stop })
+        Arc::new(Self { appender, control, catalog, limits, lanes, tickets, streams, request_ids, health, events, stop })
     }
 
     /// Refuses saves before the recovery is over. During a stop they are still taken: the journal is, as long as calls are.

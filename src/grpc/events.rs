@@ -13,6 +13,10 @@ pub enum Rpc {
     SaveBatch,
     /// `SaveStream`
     SaveStream,
+    /// `GetTicket`
+    GetTicket,
+    /// `AwaitTicket`
+    AwaitTicket,
     /// `Flush`
     Flush,
 }
@@ -24,6 +28,8 @@ impl Rpc {
             Self::Save => "Save",
             Self::SaveBatch => "SaveBatch",
             Self::SaveStream => "SaveStream",
+            Self::GetTicket => "GetTicket",
+            Self::AwaitTicket => "AwaitTicket",
             Self::Flush => "Flush",
         }
     }

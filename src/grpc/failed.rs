@@ -5,9 +5,9 @@
 
 use tonic::Status;
 
-use super::{door::Door, errors, show, ticket::Ticket};
+use super::{door::Door, errors, show};
 use crate::{
-    failed::{FailedPage, FailedQuery, FailedState},
+    failed::{FailedPage, FailedQuery, FailedRow, FailedState},
     proto::*,
     save::Sequence,
 };
@@ -44,7 +44,7 @@ impl Door {
         };
         let page = self.failed_page(&query).await?;
         let next_page_token = self.next_page_token(&page);
-        let failed_saves = page.rows.into_iter().map(|row| show::failed_save(row, self.journal_id)).collect();
+        let failed_saves = page.rows.into_iter().map(|row| self.shown_failed(row)).collect();
         Ok(ListFailedSavesResponse { failed_saves, next_page_token })
     }
 
@@ -56,32 +56,35 @@ impl Door {
         }
         let filter = filter.unwrap_or_default();
         check_all(&filter, all)?;
-        let Chosen { filter, foreign } = self.chosen(filter)?;
+        let Chosen { filter, named, foreign } = self.chosen(filter)?;
         let discarded = self.control.discard_failed(&filter, &reason).await.map_err(errors::postgres_unavailable)?;
-        let named = filter.sequences.iter().flatten().filter(|sequence| !discarded.contains(sequence));
-        let left = named.map(|&sequence| self.ticket(sequence)).chain(foreign).collect();
-        Ok(DiscardFailedSavesResponse { count: discarded.len() as u64, tickets_left: left })
+        let left = named.into_iter().filter(|(sequence, _)| !discarded.contains(sequence)).map(|(_, text)| text);
+        Ok(DiscardFailedSavesResponse { count: discarded.len() as u64, tickets_left: left.chain(foreign).collect() })
     }
 
     async fn failed_page(&self, query: &FailedQuery) -> Result<FailedPage, Status> {
         self.control.list_failed(query).await.map_err(errors::postgres_unavailable)
     }
 
-    fn ticket(&self, sequence: Sequence) -> String {
-        Ticket::new(self.journal_id, sequence).to_string()
+    /// A failed save as the contract has it.
+    pub(super) fn shown_failed(&self, row: FailedRow) -> FailedSave {
+        let ticket = self.ticket(&row.collection, row.sequence);
+        let closed_by = row.closed.as_ref().and_then(|closed| closed.by);
+        let close_ticket = closed_by.map(|by| self.ticket(&row.collection, by));
+        show::failed_save(row, ticket, close_ticket.unwrap_or_default())
     }
 
     /// A page goes on behind the last save of the page before: whatever fails or is closed meanwhile moves nothing.
     fn next_page_token(&self, page: &FailedPage) -> String {
-        page.rows.last().filter(|_| page.more).map_or_else(String::new, |last| self.ticket(last.sequence))
+        page.rows.last().filter(|_| page.more).map_or_else(String::new, |last| self.tickets.after(last.sequence))
     }
 
     fn page_after(&self, token: &str) -> Result<Sequence, Status> {
         if token.is_empty() {
             return Ok(Sequence::ZERO);
         }
-        let ticket = Ticket::parse(token).ok_or_else(|| errors::invalid_request("page_token", "is none: pass next_page_token as it came"));
-        ticket.map(|ticket| ticket.sequence)
+        let after = self.tickets.read_after(token);
+        after.ok_or_else(|| errors::invalid_request("page_token", "is none: pass next_page_token as it came"))
     }
 }
 

@@ -18,7 +18,6 @@ use super::{
     events::{OpenCall, Rpc},
     request_ids::{Call, Claim, Claimed},
     show, stream,
-    ticket::Ticket,
     validate::{Findings, Path, validate},
     violations::Violations,
 };
@@ -42,10 +41,14 @@ impl save_service_server::SaveService for SaveService {
             let SaveRequest { save, durability, request_id, callback } = request;
             Door::check_unimplemented(durability, &callback)?;
             let Some(save) = save else { return Err(errors::invalid_request("save", "is missing")) };
-            self.0.accept_once(Rpc::Save, &[save], Saves::One, request_id, deadline).await
+            let saves = [save];
+            let accepted = self.0.accept_once(Rpc::Save, &saves, Saves::One, request_id, deadline).await?;
+            let [save] = saves;
+            Ok((save.collection, accepted))
         };
-        let Accepted { first, deduplicated } = deadline.wait(work).await?;
-        let ticket = Ticket::new(self.0.journal_id, first).to_string();
+        let (collection, accepted) = deadline.wait(work).await?;
+        let Accepted { first, deduplicated } = accepted;
+        let ticket = self.0.ticket(&collection, first);
         Ok(Response::new(SaveResponse { ticket, state: TicketState::Pending.into(), deduplicated, superseded: false }))
     }
 
@@ -62,8 +65,8 @@ impl save_service_server::SaveService for SaveService {
             self.0.accept_once(Rpc::SaveBatch, &request.saves, saves, request.request_id.clone(), deadline).await
         };
         let Accepted { first, deduplicated } = deadline.wait(work).await?;
-        let results = (0..request.saves.len() as u64).map(|n| {
-            let ticket = Ticket::new(self.0.journal_id, first.plus(n)).to_string();
+        let results = (0..).zip(&request.saves).map(|(n, save)| {
+            let ticket = self.0.ticket(&save.collection, first.plus(n));
             SaveResult { ticket, state: TicketState::Pending.into(), ..Default::default() }
         });
         Ok(Response::new(SaveBatchResponse { results: results.collect(), deduplicated }))
@@ -77,12 +80,22 @@ impl save_service_server::SaveService for SaveService {
         Ok(Response::new(stream::open(Arc::clone(&self.0), request.into_inner(), permit)))
     }
 
-    async fn get_ticket(&self, _: Request<GetTicketRequest>) -> Result<Response<GetTicketResponse>, Status> {
-        Err(errors::not_implemented("SaveService.GetTicket"))
+    async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<GetTicketResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let _call = OpenCall::begin(&self.0.events, Rpc::GetTicket);
+        self.0.check_phase()?;
+        let _permit = self.0.limits.calls_in_flight.permit(1).map_err(errors::limit_reached)?;
+        let status = deadline.wait(self.0.get_ticket(&request.get_ref().ticket)).await?;
+        Ok(Response::new(GetTicketResponse { status: Some(status) }))
     }
 
-    async fn await_ticket(&self, _: Request<AwaitTicketRequest>) -> Result<Response<AwaitTicketResponse>, Status> {
-        Err(errors::not_implemented("SaveService.AwaitTicket"))
+    async fn await_ticket(&self, request: Request<AwaitTicketRequest>) -> Result<Response<AwaitTicketResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let _call = OpenCall::begin(&self.0.events, Rpc::AwaitTicket);
+        self.0.check_phase()?;
+        let _permit = self.0.limits.awaiting_calls.permit(1).map_err(errors::limit_reached)?;
+        let status = self.0.await_ticket(&request.get_ref().ticket, deadline).await?;
+        Ok(Response::new(AwaitTicketResponse { status: Some(status) }))
     }
 
     type WatchOutcomesStream = Responses<WatchOutcomesResponse>;

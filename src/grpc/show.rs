@@ -2,9 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use uuid::Uuid;
-
-use super::ticket::Ticket;
 use crate::{
     collections::{Collection, Collections, Column, Mode},
     failed::{FailedRow, FailedState, SaveKind},
@@ -58,7 +55,7 @@ fn column(shown: &Column, is_key: bool) -> proto::Column {
     }
 }
 
-pub(super) fn status(snapshot: StatusSnapshot, journal: Uuid) -> proto::Status {
+pub(super) fn status(snapshot: StatusSnapshot, failed_save: impl Fn(FailedRow) -> proto::FailedSave) -> proto::Status {
     let collections = snapshot.collections.into_iter();
     proto::Status {
         version: snapshot.version.to_owned(),
@@ -79,7 +76,7 @@ pub(super) fn status(snapshot: StatusSnapshot, journal: Uuid) -> proto::Status {
         }),
         limits: snapshot.limits.into_iter().map(limit).collect(),
         failed_saves: snapshot.failed_saves,
-        newest_failed_saves: snapshot.newest_failed_saves.into_iter().map(|save| failed_save(save, journal)).collect(),
+        newest_failed_saves: snapshot.newest_failed_saves.into_iter().map(failed_save).collect(),
         refused_tables: snapshot.refused_tables,
         endpoints: Vec::new(),
     }
@@ -125,14 +122,13 @@ pub(super) fn limit(shown: LimitStatus) -> proto::LimitStatus {
     proto::LimitStatus { name: shown.name.to_owned(), max: shown.max, used: shown.used, kind: kind.into() }
 }
 
-pub(super) fn failed_save(shown: FailedRow, journal: Uuid) -> proto::FailedSave {
+pub(super) fn failed_save(shown: FailedRow, ticket: String, close_ticket: String) -> proto::FailedSave {
     let state = failed_state(shown.state()).into();
     let FailedRow { sequence, collection, key, kind, body, added, sqlstate, constraint, message, detail, accepted_at, failed_at, closed } =
         shown;
     let (sqlstate, constraint) = (sqlstate.unwrap_or_default(), constraint.unwrap_or_default());
-    let close_ticket = closed.as_ref().and_then(|closed| closed.by).map(|by| Ticket::new(journal, by).to_string());
     proto::FailedSave {
-        ticket: Ticket::new(journal, sequence).to_string(),
+        ticket,
         sequence: sequence.get(),
         collection,
         key,
@@ -142,7 +138,7 @@ pub(super) fn failed_save(shown: FailedRow, journal: Uuid) -> proto::FailedSave 
         kind: save_kind(kind).into(),
         state,
         close_time: closed.as_ref().map(|closed| closed.at.into()),
-        close_ticket: close_ticket.unwrap_or_default(),
+        close_ticket,
         discard_reason: closed.and_then(|closed| closed.note).unwrap_or_default(),
         json: body.unwrap_or_default().into_bytes(),
         detail: detail.unwrap_or_default(),

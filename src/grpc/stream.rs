@@ -25,12 +25,11 @@ use super::{
     door::Door,
     errors,
     events::{OpenCall, Rpc},
-    ticket::Ticket,
 };
 use crate::{
     limits::Permit,
+    outcomes::Ticket,
     proto::{SaveStreamRequest, SaveStreamResponse, StreamAcknowledged, StreamOpened, StreamRefused, save_stream_response::Event},
-    save::Sequence,
 };
 
 mod gather;
@@ -52,9 +51,9 @@ enum Outcome {
     Opened(StreamOpened),
     /// In the journal.
     Accepted {
-        /// Of the first; the others follow.
-        sequence: Sequence,
         appended_at: Instant,
+        /// If the client asked for them.
+        tickets: Vec<Ticket>,
     },
     /// Accepted before the stream was resumed.
     Known,
@@ -170,11 +169,10 @@ impl Answers {
             self.door.events.acknowledged(Rpc::SaveStream, appended_at.elapsed());
         }
         if run.tickets {
-            let journal = self.door.journal_id;
-            told.tickets.extend((0..run.count).map(|n| match run.outcome {
-                Outcome::Accepted { sequence, .. } => Ticket::new(journal, sequence.plus(n)).to_string(),
-                _ => String::new(),
-            }));
+            match run.outcome {
+                Outcome::Accepted { tickets, .. } => told.tickets.extend(tickets.into_iter().map(|ticket| self.door.tickets.show(ticket))),
+                _ => told.tickets.extend((0..run.count).map(|_| String::new())),
+            }
         }
     }
 

@@ -6,4 +6,5 @@ mod harness;
 mod life;
 mod limits;
 mod stream;
+mod tickets;
 mod unary;

@@ -34,6 +34,10 @@ labels! {
         SaveStream = "SaveStream",
         /// Waits for the drain.
         Flush = "Flush",
+        /// What became of a save.
+        GetTicket = "GetTicket",
+        /// Waiting for the outcome of a save.
+        AwaitTicket = "AwaitTicket",
         /// Everything else.
         Other = "other",
     }

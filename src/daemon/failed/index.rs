@@ -11,6 +11,7 @@ use crate::{
     backlog::{Generation, Retry},
     failed::{Close, FailedState},
     grpc::FailedStanding,
+    outcomes::State,
     save::{Accepted, CollectionId, Key, Sequence},
 };
 
@@ -33,6 +34,14 @@ struct Known {
     saved: bool,
 }
 
+/// What Postgres holds.
+#[derive(Debug, Default)]
+pub(super) struct Reloaded {
+    pub(super) open: Vec<Row>,
+    pub(super) closed: Vec<(Sequence, (CollectionId, FailedState))>,
+    pub(super) horizon: Sequence,
+}
+
 /// What one collection has.
 #[derive(Debug, Default)]
 struct Collection {
@@ -40,10 +49,14 @@ struct Collection {
     objects: HashMap<Key, Vec<Sequence>, foldhash::fast::RandomState>,
 }
 
-/// All of them; `failed.saves_max` bounds it.
+/// All of them; `failed.saves_max` bounds the open ones, `failed.closed_kept` the others.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     known: BTreeMap<Sequence, Known>,
+    /// Closed ones, for their tickets.
+    closed: BTreeMap<Sequence, (CollectionId, FailedState)>,
+    /// Up to here closed ones were forgotten.
+    horizon: Sequence,
     /// What is saved again, by which save; also what was overtaken and is retried by force.
     retrying: BTreeMap<Sequence, Sequence>,
     collections: HashMap<CollectionId, Collection>,
@@ -58,10 +71,20 @@ impl Index {
             of_collection.objects.entry(key.clone()).or_default().push(sequence);
         }
         self.known.insert(sequence, Known { collection, key, since, saved: false });
+        // A row that failed again is open again.
+        self.closed.remove(&sequence);
     }
 
     /// What Postgres holds of a lane's collections. What is known of a row already stays known.
-    pub(super) fn reload(&mut self, ours: impl Fn(CollectionId) -> bool, rows: Vec<Row>, since: Sequence) {
+    pub(super) fn reload(
+        &mut self,
+        ours: impl Fn(CollectionId) -> bool,
+        Reloaded { open: rows, closed, horizon }: Reloaded,
+        since: Sequence,
+    ) {
+        self.closed.retain(|_, (collection, _)| !ours(*collection));
+        self.closed.extend(closed.into_iter().filter(|(_, (collection, _))| ours(*collection)));
+        self.horizon = horizon;
         let mut before: BTreeMap<Sequence, Known> = self.known.extract_if(.., |_, known| ours(known.collection)).collect();
         self.collections.retain(|&collection, _| !ours(collection));
         for row in rows.into_iter().filter(|row| ours(row.collection)) {
@@ -104,10 +127,16 @@ impl Index {
         closes
     }
 
-    /// It is closed.
-    pub(super) fn remove(&mut self, sequence: Sequence) {
+    /// It is closed. What was overtaken before an operator insisted on its retry is retried.
+    pub(super) fn close(&mut self, sequence: Sequence, state: FailedState) {
         self.retrying.remove(&sequence);
-        let Some(Known { collection, key, .. }) = self.known.remove(&sequence) else { return };
+        let Some(Known { collection, key, .. }) = self.known.remove(&sequence) else {
+            if let Some((_, known)) = self.closed.get_mut(&sequence).filter(|_| state == FailedState::Retried) {
+                *known = state;
+            }
+            return;
+        };
+        self.closed.insert(sequence, (collection, state));
         let of_collection = self.collections.get_mut(&collection).expect("both maps hold the same rows");
         of_collection.count -= 1;
         if let Some(rows) = of_collection.objects.get_mut(&key) {
@@ -124,6 +153,29 @@ impl Index {
     /// Every lane has come so far: the new saves up to here have their outcome, and what they saved again is closed.
     pub(super) fn settled(&mut self, through: Sequence) {
         self.retrying.retain(|_, by| *by > through);
+    }
+
+    /// Closed ones were removed.
+    pub(super) fn forget(&mut self, removed: &[Sequence]) {
+        for sequence in removed {
+            self.closed.remove(sequence);
+            self.horizon = self.horizon.max(*sequence);
+        }
+    }
+
+    pub(super) fn is_open(&self, sequence: Sequence) -> bool {
+        self.known.contains_key(&sequence)
+    }
+
+    /// How a save stands that Postgres holds or has refused.
+    pub(super) fn outcome(&self, sequence: Sequence) -> State {
+        match self.closed.get(&sequence) {
+            Some((_, FailedState::Discarded)) => State::Discarded,
+            Some(_) => State::Failed,
+            None if self.known.contains_key(&sequence) => State::Failed,
+            None if sequence <= self.horizon => State::Unknown,
+            None => State::Persisted,
+        }
     }
 
     pub(super) fn standing(&self, sequence: Sequence) -> FailedStanding {
@@ -268,14 +320,34 @@ mod tests {
         let mut index = index(&[(3, 1), (4, 2)]);
         index.add(Row { sequence: seq(6), collection: LOG, key: Key::none() }, seq(20));
         index.see(&accepted(10, 1, None));
-        index.reload(|collection| collection == ROWS, vec![row(3, 1), row(7, 3)], seq(15));
+        let open = vec![row(3, 1), row(7, 3)];
+        index.reload(|collection| collection == ROWS, Reloaded { open, ..Reloaded::default() }, seq(15));
         assert_eq!((index.len(), index.standing(seq(4))), (3, FailedStanding::Closed));
         assert_eq!(index.standing(seq(3)), FailedStanding::SavedSince);
         assert_eq!((index.since(|id| id == ROWS), index.since(|_| true)), (seq(15), seq(20)));
         let mut counts = index.counts();
         counts.sort_unstable();
         assert_eq!(counts, [(ROWS, 2), (LOG, 1)]);
-        [3, 6, 7].into_iter().for_each(|sequence| index.remove(seq(sequence)));
+        [3, 6, 7].into_iter().for_each(|sequence| index.close(seq(sequence), FailedState::Retried));
         assert!(index.len() == 0 && index.counts().is_empty() && index.collections.is_empty());
+    }
+
+    #[test]
+    fn outcomes_are_told_from_what_is_open_closed_and_forgotten() {
+        let mut index = index(&[(3, 1), (4, 1), (5, 2), (6, 2)]);
+        index.close(seq(4), FailedState::Discarded);
+        index.close(seq(5), FailedState::Overtaken);
+        let outcomes = |index: &Index| (2..=7).map(|n| index.outcome(seq(n))).collect::<Vec<_>>();
+        use State::*;
+        assert_eq!(outcomes(&index), [Persisted, Failed, Discarded, Failed, Failed, Persisted]);
+        index.forget(&[seq(4)]);
+        assert_eq!(outcomes(&index), [Unknown, Failed, Unknown, Failed, Failed, Persisted]);
+        index.close(seq(5), FailedState::Retried);
+        index.add(row(5, 2), seq(9));
+        assert_eq!(index.outcome(seq(5)), Failed, "failed again");
+        let closed = vec![(seq(6), (ROWS, FailedState::Discarded)), (seq(7), (LOG, FailedState::Discarded))];
+        let reloaded = Reloaded { open: vec![row(3, 1)], closed, horizon: seq(2) };
+        index.reload(|collection| collection == ROWS, reloaded, seq(9));
+        assert_eq!(outcomes(&index), [Unknown, Failed, Persisted, Persisted, Discarded, Persisted]);
     }
 }

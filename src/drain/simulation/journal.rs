@@ -34,4 +34,8 @@ impl Log for FakeJournal {
         self.0.lock().had_row = true;
         Ok(())
     }
+
+    async fn note_gap(&self, _after: Sequence, _through: Sequence) -> Result<(), LogError> {
+        Ok(())
+    }
 }

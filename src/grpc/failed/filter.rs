@@ -6,8 +6,10 @@ use tonic::Status;
 
 use crate::{
     failed::FailedFilter,
-    grpc::{door::Door, errors, ticket::Ticket, validate::quoted},
+    grpc::{door::Door, errors, validate::quoted},
+    outcomes::Named,
     proto::FailedSaveFilter,
+    save::Sequence,
 };
 
 /// Tickets of one request.
@@ -18,6 +20,8 @@ const TICKETS_MAX: usize = 1_000;
 pub(super) struct Chosen {
     /// In every state.
     pub(super) filter: FailedFilter,
+    /// The tickets that were named.
+    pub(super) named: Vec<(Sequence, String)>,
     /// Tickets of another journal: nothing here is known of them.
     pub(super) foreign: Vec<String>,
 }
@@ -29,27 +33,30 @@ impl Door {
             let why = format!("holds {}, more than {TICKETS_MAX}: name fewer at a time", tickets.len());
             return Err(errors::invalid_request("filter.tickets", why));
         }
-        let (mut sequences, mut foreign) = (Vec::new(), Vec::new());
-        for (n, text) in tickets.iter().enumerate() {
-            let Some(ticket) = Ticket::parse(text) else {
-                return Err(errors::invalid_request(&format!("filter.tickets[{n}]"), format!("is no ticket: {}", quoted(text))));
-            };
-            match ticket == Ticket::new(self.journal_id, ticket.sequence) {
-                true => sequences.push(ticket.sequence),
-                false => foreign.push(text.clone()),
+        let (mut named, mut foreign) = (Vec::new(), Vec::new());
+        for (n, text) in tickets.into_iter().enumerate() {
+            match self.tickets.read(&text) {
+                Named::Save(ticket) => named.push((ticket.sequence, text)),
+                Named::Elsewhere => foreign.push(text),
+                Named::Nothing => {
+                    let why = format!("is no ticket of this daemon: {}", quoted(&text));
+                    return Err(errors::invalid_request(&format!("filter.tickets[{n}]"), why));
+                }
             }
         }
-        let named = |text: String| (!text.is_empty()).then_some(text);
+        let sequences = named.iter().map(|(sequence, _)| *sequence).collect();
+        let sequences = (!named.is_empty() || !foreign.is_empty()).then_some(sequences);
+        let given = |text: String| (!text.is_empty()).then_some(text);
         let filter = FailedFilter {
-            sequences: (!tickets.is_empty()).then_some(sequences),
-            collection: named(collection),
-            sqlstate: named(sqlstate),
-            constraint: named(constraint),
+            sequences,
+            collection: given(collection),
+            sqlstate: given(sqlstate),
+            constraint: given(constraint),
             failed_from: time("filter.fail_time_from", fail_time_from)?,
             failed_until: time("filter.fail_time_until", fail_time_until)?,
             states: Vec::new(),
         };
-        Ok(Chosen { filter, foreign })
+        Ok(Chosen { filter, named, foreign })
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
         errors,
         validate::Path,
     },
+    outcomes::Ticket,
     proto::{self, RetryFailedSavesRequest, RetryFailedSavesResponse, RetryRefusal, RetryResult, save::Change as ProtoChange},
     save::{Body, Change, Save, Sequence},
 };
@@ -47,7 +48,7 @@ impl Door {
         let RetryFailedSavesRequest { filter, all, force, without_columns, page_token } = request;
         let (filter, wish) = (filter.unwrap_or_default(), Wish { force, without_columns });
         check_all(&filter, all)?;
-        let Chosen { filter, foreign } = self.chosen(filter)?;
+        let Chosen { filter, named, foreign } = self.chosen(filter)?;
         let query = FailedQuery {
             filter: FailedFilter { states: retried_states(&filter), ..filter.clone() },
             after: self.page_after(&page_token)?,
@@ -64,9 +65,9 @@ impl Door {
         let attempts = page.rows.iter().map(|row| self.attempt(row, &wish, &collections)).collect();
         let outcomes = self.save_again(care, collections, &page.rows, attempts, &wish).await?;
         let next_page_token = self.next_page_token(&page);
-        let mut results: Vec<_> = page.rows.iter().zip(outcomes).map(|(row, outcome)| self.result(row.sequence, outcome)).collect();
+        let mut results: Vec<_> = page.rows.iter().zip(outcomes).map(|(row, outcome)| self.result(row, outcome)).collect();
         if next_page_token.is_empty() {
-            results.extend(self.not_found(&filter, &query, &page.rows, foreign));
+            results.extend(not_found(named, foreign, &query, &page.rows));
         }
         Ok(RetryFailedSavesResponse { results, next_page_token })
     }
@@ -105,7 +106,7 @@ impl Door {
         Ok(Save { retries: Some(row.sequence), ..checked })
     }
 
-    /// Appends what can be retried; gives the new number of each, or why it has none. What was handed to the journal is under
+    /// Appends what can be retried; gives the new ticket of each, or why it has none. What was handed to the journal is under
     /// `care` until it is known, whether or not the caller waits.
     async fn save_again(
         self: &Arc<Self>,
@@ -114,7 +115,7 @@ impl Door {
         rows: &[FailedRow],
         mut attempts: Vec<Attempt>,
         wish: &Wish,
-    ) -> Result<Vec<Result<Sequence, Refused>>, Status> {
+    ) -> Result<Vec<Result<Ticket, Refused>>, Status> {
         let sequences: Vec<_> = rows.iter().map(|row| row.sequence).collect();
         for ((attempt, row), standing) in attempts.iter_mut().zip(rows).zip(self.control.failed_standings(&sequences)) {
             if attempt.is_ok()
@@ -126,10 +127,10 @@ impl Door {
         let saves: Vec<_> = attempts.iter().filter_map(|attempt| attempt.as_ref().ok().cloned()).collect();
         let mut next = if saves.is_empty() { Sequence::ZERO } else { self.append_retries(care, collections, saves).await? };
         let outcomes = attempts.into_iter().map(|attempt| {
-            attempt.map(|_| {
-                let sequence = next;
+            attempt.map(|save| {
+                let ticket = Ticket { sequence: next, lane: save.lane };
                 next = next.plus(1);
-                sequence
+                ticket
             })
         });
         Ok(outcomes.collect())
@@ -150,23 +151,22 @@ impl Door {
         appended.await.unwrap_or_else(|_| Err(errors::outcome_unknown()))
     }
 
-    fn result(&self, failed: Sequence, outcome: Result<Sequence, Refused>) -> RetryResult {
-        let ticket = self.ticket(failed);
+    fn result(&self, row: &FailedRow, outcome: Result<Ticket, Refused>) -> RetryResult {
+        let ticket = self.ticket(&row.collection, row.sequence);
         match outcome {
-            Ok(sequence) => RetryResult { ticket, retry_ticket: self.ticket(sequence), ..RetryResult::default() },
+            Ok(retry) => RetryResult { ticket, retry_ticket: self.tickets.show(retry), ..RetryResult::default() },
             Err((refusal, message)) => RetryResult { ticket, refusal: refusal.into(), message, ..RetryResult::default() },
         }
     }
+}
 
-    /// Tickets that were named and are those of no failed save.
-    fn not_found(&self, filter: &FailedFilter, query: &FailedQuery, rows: &[FailedRow], foreign: Vec<String>) -> Vec<RetryResult> {
-        let above = filter.sequences.iter().flatten().filter(|&&sequence| sequence > query.after);
-        let unknown = above.filter(|&&sequence| rows.iter().all(|row| row.sequence != sequence)).map(|&sequence| self.ticket(sequence));
-        let message = "is no failed save that this daemon knows of";
-        let result =
-            |ticket| RetryResult { ticket, refusal: RetryRefusal::NotFound.into(), message: message.to_owned(), ..RetryResult::default() };
-        unknown.chain(foreign).map(result).collect()
-    }
+/// Tickets that were named and are those of no failed save.
+fn not_found(named: Vec<(Sequence, String)>, foreign: Vec<String>, query: &FailedQuery, rows: &[FailedRow]) -> Vec<RetryResult> {
+    let unknown = named.into_iter().filter(|(named, _)| *named > query.after && rows.iter().all(|row| row.sequence != *named));
+    let message = "is no failed save that this daemon knows of";
+    let result =
+        |ticket| RetryResult { ticket, refusal: RetryRefusal::NotFound.into(), message: message.to_owned(), ..RetryResult::default() };
+    unknown.map(|(_, text)| text).chain(foreign).map(result).collect()
 }
 
 /// Closed ones are looked at only where a caller names them: to say how they stand.

@@ -26,8 +26,9 @@ use crate::{
         validate::{Findings, Path},
     },
     limits::LimitReached,
+    outcomes::Ticket,
     proto::{ErrorReason, OffsetRange, SaveStreamRequest, StreamOpened},
-    save::{Save, Sequence, StreamOrigin},
+    save::{LaneId, Save, Sequence, StreamOrigin},
 };
 
 /// How long saves at a limit are held back before they are refused; and how long while nothing has come free since.
@@ -295,6 +296,7 @@ impl Reader {
         let (tally, events) = (Tally::of(&saves), Arc::clone(&self.door.events));
         let (count, appended_at) = (saves.len() as u64, Instant::now());
         let unanswered = self.unanswered(first, count);
+        let named = Named::of(&saves, self.want_tickets);
         let done = move |result: Result<Sequence, AppendError>| {
             room.settle(result);
             match result {
@@ -303,7 +305,7 @@ impl Reader {
                     if let Some(in_flight) = in_flight {
                         in_flight.accepted(first, count, sequence);
                     }
-                    unanswered.tell(Outcome::Accepted { sequence, appended_at });
+                    unanswered.tell(Outcome::Accepted { appended_at, tickets: named.tickets(sequence) });
                 }
                 Err(error) => {
                     tally.refused(&*events, errors::append_reason_name(error));
@@ -328,6 +330,19 @@ impl Reader {
             Run { place: self.place, first, count, tickets: self.want_tickets, outcome: Outcome::Broken(AppendError::OutcomeUnknown) };
         self.place += 1;
         Unanswered { run: Some(run), tell: self.tell.clone() }
+    }
+}
+
+/// The lanes of saves, if tickets are wanted.
+struct Named(Vec<LaneId>);
+
+impl Named {
+    fn of(saves: &[Save], wanted: bool) -> Self {
+        Self(saves.iter().filter(|_| wanted).map(|save| save.lane).collect())
+    }
+
+    fn tickets(self, first: Sequence) -> Vec<Ticket> {
+        (0..).zip(self.0).map(|(n, lane)| Ticket { sequence: first.plus(n), lane }).collect()
     }
 }
 

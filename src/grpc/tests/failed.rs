@@ -6,8 +6,9 @@ use tonic_types::StatusExt;
 use super::harness::*;
 use crate::{
     failed::{Closed, FailedRow, FailedState, SaveKind},
-    grpc::{AppendError, FailedStanding, FlushError, Ticket},
+    grpc::{AppendError, FailedStanding, FlushError},
     limits::LimitReached,
+    outcomes::Ticket,
     proto::*,
     save::{Change, LaneId, Sequence},
 };
@@ -39,8 +40,11 @@ fn closed(row: FailedRow, state: FailedState) -> FailedRow {
 }
 
 fn ticket(sequence: u64) -> String {
-    Ticket::new(JOURNAL, Sequence::from_u64(sequence)).to_string()
+    tickets().show(Ticket { sequence: Sequence::from_u64(sequence), lane: LaneId(0) })
 }
+
+/// Another journal's.
+const ELSEWHERE: &str = "00000000000000ff-00000000010000000000000001";
 
 fn all() -> RetryFailedSavesRequest {
     RetryFailedSavesRequest { all: true, ..RetryFailedSavesRequest::default() }
@@ -79,8 +83,8 @@ async fn a_retry_is_a_new_save_as_it_was_sent() {
     ];
     let door = door(rows).await;
     let results = retry(&door, all()).await;
-    let tickets: Vec<_> = results.iter().map(|result| (result.ticket.clone(), result.retry_ticket.clone())).collect();
-    assert_eq!(tickets, [(ticket(3), ticket(1)), (ticket(4), ticket(2)), (ticket(5), ticket(3))]);
+    let tickets: Vec<_> = results.iter().map(|result| (result.ticket.clone(), sequence(&result.retry_ticket))).collect();
+    assert_eq!(tickets, [(ticket(3), 1), (ticket(4), 2), (ticket(5), 3)]);
     let saved = door.journal.saved();
     assert_eq!(saved.iter().map(|save| save.retries.map_or(0, Sequence::get)).collect::<Vec<_>>(), [3, 4, 5]);
     assert_eq!(saved[0].change.body().map(crate::save::Body::as_str), Some(r#"{"name": "a", "level": 1.50}"#));
@@ -100,11 +104,11 @@ async fn what_is_closed_saved_since_or_unknown_is_not_retried_and_says_why() {
     let door = door(rows).await;
     *door.daemon.standing.lock().expect("no panic") = FailedStanding::SavedSince;
     let mut request = these(&[3, 4, 5, 6, 9]);
-    request.filter.as_mut().expect("a filter").tickets.push("00000000000000ff-00000001".to_owned());
+    request.filter.as_mut().expect("a filter").tickets.push(ELSEWHERE.to_owned());
     let results = retry(&door, request).await;
     use RetryRefusal::{Closed, NotFound, SavedSince};
     assert_eq!(refusals(&results), [Closed, Closed, SavedSince, SavedSince, NotFound, NotFound]);
-    assert_eq!(results[5].ticket, "00000000000000ff-00000001", "another journal's");
+    assert_eq!(results[5].ticket, ELSEWHERE, "another journal's");
     assert!(door.journal.saved().is_empty());
     // Forced: what an operator can mean, and no more.
     let forced = |sequences: &[u64]| RetryFailedSavesRequest { force: true, ..these(sequences) };
@@ -147,7 +151,7 @@ async fn a_retry_goes_by_pages_and_what_fails_meanwhile_comes_last() {
     let door = door(rows).await;
     let mut admin = door.admin().await;
     let first = soon(admin.retry_failed_saves(all())).await.expect("an answer").into_inner();
-    assert_eq!((first.results.len(), first.next_page_token.clone()), (1_000, ticket(1_000)));
+    assert_eq!((first.results.len(), first.next_page_token.clone()), (1_000, tickets().after(Sequence::from_u64(1_000))));
     door.daemon.failed.lock().expect("no panic").push(row(1_501, SaveKind::Delete, "players", &["1"], None));
     let next = RetryFailedSavesRequest { page_token: first.next_page_token, ..all() };
     let second = soon(admin.retry_failed_saves(next)).await.expect("an answer").into_inner();

@@ -1,7 +1,7 @@
 //! A front door on a port of its own, and its clients.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
@@ -26,6 +26,7 @@ use crate::{
         Streams, door::Door, fixtures, save_service::SaveService, serve,
     },
     limits::Limits,
+    outcomes::{Named, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
     proto::{
         self, SaveStreamRequest, SaveStreamResponse, admin_service_client::AdminServiceClient, save::Change,
         save_service_client::SaveServiceClient, save_stream_response::Event,
@@ -155,6 +156,17 @@ pub(super) struct FakeDaemon {
     pub(super) standing: Mutex<FailedStanding>,
     pub(super) probes: Mutex<usize>,
     care: Arc<tokio::sync::Mutex<()>>,
+    /// What is known of saves; of all others that they are pending.
+    pub(super) outcomes: Mutex<HashMap<Sequence, Result<TicketStatus, Untold>>>,
+    pub(super) waiters: Arc<Waiters>,
+}
+
+impl FakeDaemon {
+    /// A save has its outcome.
+    pub(super) fn settle(&self, sequence: u64, outcome: Result<TicketStatus, Untold>) {
+        self.outcomes.lock().expect("no test panics under it").insert(Sequence::from_u64(sequence), outcome);
+        self.waiters.settled(Sequence::from_u64(sequence));
+    }
 }
 
 #[tonic::async_trait]
@@ -225,6 +237,19 @@ impl Control for FakeDaemon {
         Ok(named.into_iter().filter(|sequence| known.iter().any(|row| row.sequence == *sequence)).collect())
     }
 
+    fn lane_of(&self, _: &str) -> LaneId {
+        LaneId(0)
+    }
+
+    async fn ticket(&self, ticket: Ticket) -> Result<TicketStatus, Untold> {
+        let outcomes = self.outcomes.lock().expect("no test panics under it");
+        outcomes.get(&ticket.sequence).cloned().unwrap_or(Ok(TicketStatus::of(State::Pending)))
+    }
+
+    fn wait(&self, ticket: Ticket) -> Waiting {
+        self.waiters.wait(ticket.sequence)
+    }
+
     async fn status(&self) -> StatusSnapshot {
         StatusSnapshot {
             version: "0.1.0",
@@ -263,6 +288,17 @@ struct Nobody;
 impl Events for Nobody {}
 
 pub(super) const JOURNAL: Uuid = Uuid::from_u128(0x0189_d0a2_7c1e_7cc3_98c4_dc0c_0c07_398f);
+
+/// As the front door names saves.
+pub(super) fn tickets() -> Tickets {
+    Tickets::new(JOURNAL, &[1; Tickets::KEY_BYTES])
+}
+
+/// The save that a ticket names.
+pub(super) fn sequence(ticket: &str) -> u64 {
+    let Named::Save(ticket) = tickets().read(ticket) else { panic!("{ticket} is no ticket of this journal") };
+    ticket.sequence.get()
+}
 
 /// A running front door.
 pub(super) struct Harness {
@@ -305,6 +341,8 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         standing: Mutex::new(FailedStanding::Open),
         probes: Mutex::new(0),
         care: Arc::default(),
+        outcomes: Mutex::default(),
+        waiters: Arc::default(),
     });
     let limits = Limits::new(&settings);
     let (health, stop) = (Health::default(), CancellationToken::new());
@@ -315,7 +353,7 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         control: Arc::<FakeDaemon>::clone(&daemon),
         limits: limits.clone(),
         lanes: Arc::from(["default".to_owned()]),
-        journal_id: JOURNAL,
+        tickets: tickets(),
         streams: Arc::clone(&streams),
         request_ids,
         health: health.clone(),

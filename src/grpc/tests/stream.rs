@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::harness::*;
 use crate::{
-    grpc::{AppendError, Ticket},
+    grpc::AppendError,
     proto::{self, Durability, OffsetRange, SaveStreamRequest, StreamOpened, save_stream_response::Event},
     save::{Sequence, StreamOrigin},
 };
@@ -42,8 +42,8 @@ async fn tickets_are_told_if_asked_for() {
     let door = start().await;
     let mut talk = door.talk(SaveStreamRequest { want_tickets: true, ..players(5..=7) }).await;
     let Event::Acknowledged(acknowledged) = talk.event().await else { panic!("it is acknowledged") };
-    let expected: Vec<_> = (1..=3).map(|n| Ticket::new(JOURNAL, Sequence::from_u64(n)).to_string()).collect();
-    assert_eq!((acknowledged.through, acknowledged.tickets), (7, expected));
+    let sequences: Vec<_> = acknowledged.tickets.iter().map(|ticket| sequence(ticket)).collect();
+    assert_eq!((acknowledged.through, sequences), (7, vec![1, 2, 3]));
 }
 
 #[tokio::test]

@@ -45,8 +45,8 @@ pub(in crate::postgres) async fn discard(
 }
 
 /// Removes a chunk of the closed ones beyond the newest `kept`, lowest sequences first, and notes up to where: tickets at or
-/// below it can't be told any more. Gives how many; fewer than a chunk: that was all.
-pub(in crate::postgres) async fn forget(lease: Lease, session: &Session, journal: Uuid, kept: u64) -> Result<u64, Failure> {
+/// below it can't be told any more. Gives their numbers. Empty: there are no more.
+pub(in crate::postgres) async fn forget(lease: Lease, session: &Session, journal: Uuid, kept: u64) -> Result<Vec<Sequence>, Failure> {
     let mut conditions = Conditions::of(journal);
     conditions.and("f.closed_at is not null");
     let kept = conditions.param(i64::try_from(kept).unwrap_or(i64::MAX), Type::INT8);
@@ -57,16 +57,11 @@ pub(in crate::postgres) async fn forget(lease: Lease, session: &Session, journal
          returning sequence), \
          noted as (insert into forebay.failed_horizon as h (journal_id, through) select $1::uuid, max(sequence) from gone \
          having count(*) > 0 on conflict (journal_id) do update set through = greatest(h.through, excluded.through) returning 1) \
-         select count(*) from gone",
+         select sequence from gone",
         conditions.text
     );
     let rows = run(lease, session, "forget closed failed saves", &text, &conditions).await?;
-    rows.first().map_or(Ok(0), |row| get::<i64>(row, 0).map(i64::cast_unsigned))
-}
-
-/// Whether [`forget`] may have left some.
-pub(in crate::postgres) fn may_be_more(forgotten: u64) -> bool {
-    forgotten >= CHUNK.cast_unsigned()
+    rows.iter().map(|row| sequence(row, 0)).collect()
 }
 
 /// One statement, committed. Left early, its connection is thrown away.

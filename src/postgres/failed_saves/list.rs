@@ -31,6 +31,28 @@ pub struct OpenFailed {
     pub key: Vec<String>,
 }
 
+/// Every failed save of a journal, as far as the daemon keeps it in mind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownFailed {
+    /// The open ones, by number.
+    pub open: Vec<OpenFailed>,
+    /// Closed ones alike.
+    pub closed: Vec<ClosedFailed>,
+    /// Up to here closed ones may have been removed.
+    pub horizon: Sequence,
+}
+
+/// Closed failed saves of one collection that ended in the same way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedFailed {
+    /// The collection's name.
+    pub collection: String,
+    /// How; never [`FailedState::Open`].
+    pub state: FailedState,
+    /// Their numbers.
+    pub sequences: Vec<Sequence>,
+}
+
 type Param = (Box<dyn ToSql + Sync + Send>, Type);
 
 /// The `where` of a statement over `forebay.failed_save f`, and its parameters; the journal is `$1`.
@@ -91,8 +113,30 @@ impl Conditions {
     }
 }
 
-/// Every open failed save.
-pub(in crate::postgres) async fn open(reading: &Reading, journal: Uuid) -> Result<Vec<OpenFailed>, Failure> {
+/// Every failed save: the open ones one by one, closed ones (there may be a million) as numbers only.
+pub(in crate::postgres) async fn known(reading: &Reading, journal: Uuid) -> Result<KnownFailed, Failure> {
+    let open = open(reading, journal).await?;
+    let journal: &(dyn ToSql + Sync) = &journal.to_string();
+    let text = "select collection, closed_reason, array_agg(sequence) from forebay.failed_save \
+                where journal_id = $1::uuid and closed_at is not null group by collection, closed_reason";
+    let rows = reading.rows(text, &[(journal, Type::TEXT)]).await?;
+    let closed = rows.iter().map(closed_alike).collect::<Result<_, _>>()?;
+    let text = "select coalesce(max(through), 0) from forebay.failed_horizon where journal_id = $1::uuid";
+    let rows = reading.rows(text, &[(journal, Type::TEXT)]).await?;
+    let horizon = rows.first().map_or(Ok(Sequence::ZERO), |row| sequence(row, 0))?;
+    Ok(KnownFailed { open, closed, horizon })
+}
+
+fn closed_alike(row: &Row) -> Result<ClosedFailed, Failure> {
+    let reason: &str = get(row, 1)?;
+    Ok(ClosedFailed {
+        collection: get(row, 0)?,
+        state: FailedState::parse(reason).ok_or_else(|| unreadable("closed_reason", reason))?,
+        sequences: get::<Vec<i64>>(row, 2)?.into_iter().map(|number| Sequence::from_u64(number.cast_unsigned())).collect(),
+    })
+}
+
+async fn open(reading: &Reading, journal: Uuid) -> Result<Vec<OpenFailed>, Failure> {
     // The last condition always holds. It names what a table that another version made may lack: that is found before anything
     // is written to it.
     let text = "select sequence, collection, key from forebay.failed_save where journal_id = $1::uuid and closed_at is null \

@@ -52,8 +52,8 @@ impl Lane<'_> {
     }
 
     async fn open(&self) -> Vec<u64> {
-        let open = self.fixture.postgres.open_failed(self.journal).await.expect("rows");
-        open.iter().map(|row| row.sequence.get()).collect()
+        let known = self.fixture.postgres.known_failed(self.journal).await.expect("rows");
+        known.open.iter().map(|row| row.sequence.get()).collect()
     }
 }
 
@@ -100,7 +100,7 @@ async fn they_are_written_with_the_position_and_keep_every_digit() {
         (SaveKind::Delete, 2, None, Some(detail))
     );
     assert_eq!(append.accepted_at, failed(5).accepted_at);
-    assert_eq!(fixture.postgres.open_failed(Uuid::new_v4()).await, Ok(Vec::new()));
+    assert_eq!(fixture.postgres.known_failed(Uuid::new_v4()).await, Ok(KnownFailed::default()));
 }
 
 #[tokio::test]
@@ -221,16 +221,21 @@ async fn closed_ones_beyond_those_that_are_kept_are_forgotten_and_the_horizon_te
     let journal = lane.journal;
     let forget = |kept| fixture.postgres.forget_failed(journal, kept);
     let horizon = "select journal_id, through from forebay.failed_horizon";
-    assert_eq!(forget(5).await, Ok(0));
+    let numbers = |numbers: &[u64]| Ok(numbers.iter().map(|&number| seq(number)).collect::<Vec<_>>());
+    assert_eq!(forget(5).await, numbers(&[]));
     assert!(fixture.rows(horizon).await.is_empty());
-    assert_eq!(fixture.postgres.forget_failed(Uuid::new_v4(), 0).await, Ok(0), "another journal's rows stay");
-    assert_eq!(forget(3).await, Ok(2));
+    assert_eq!(fixture.postgres.forget_failed(Uuid::new_v4(), 0).await, numbers(&[]), "another journal's rows stay");
+    assert_eq!(forget(3).await, numbers(&[1, 2]));
     let sequences = "select sequence from forebay.failed_save order by 1";
     assert_eq!(fixture.rows(sequences).await, ["3", "4", "5", "6"], "an open one stays however old it is");
     assert_eq!(fixture.rows(horizon).await, [format!("{}|2", lane.journal)]);
-    assert_eq!((forget(0).await, fixture.rows(sequences).await), (Ok(3), vec!["3".to_owned()]));
+    let known = fixture.postgres.known_failed(journal).await.expect("rows");
+    let closed = ClosedFailed { collection: "t".to_owned(), state: FailedState::Overtaken, sequences: [4, 5, 6].map(seq).to_vec() };
+    assert_eq!((known.closed, known.horizon), (vec![closed], seq(2)));
+    assert_eq!((forget(0).await, fixture.rows(sequences).await), (numbers(&[4, 5, 6]), vec!["3".to_owned()]));
     lane.write(8, None, &[], &[close(3, FailedState::Overtaken, 8)]).await;
-    assert_eq!(forget(0).await, Ok(1));
+    assert_eq!(forget(0).await, numbers(&[3]));
+    assert_eq!(forget(0).await, numbers(&[]));
     assert_eq!(fixture.rows(horizon).await, [format!("{}|6", lane.journal)], "it never goes back");
 }
 
@@ -238,13 +243,13 @@ async fn closed_ones_beyond_those_that_are_kept_are_forgotten_and_the_horizon_te
 async fn before_there_is_a_table_there_are_none_and_a_table_of_another_version_is_named() {
     let fixture = Fixture::new("").await;
     let journal = Uuid::new_v4();
-    assert_eq!(fixture.postgres.open_failed(journal).await, Ok(Vec::new()));
+    assert_eq!(fixture.postgres.known_failed(journal).await, Ok(KnownFailed::default()));
     assert_eq!(fixture.postgres.list_failed(journal, &query(FailedFilter::default())).await, Ok(FailedPage::default()));
     assert_eq!(fixture.postgres.discard_failed(journal, &FailedFilter::default(), &[], "none").await, Ok(Vec::new()));
-    assert_eq!(fixture.postgres.forget_failed(journal, 0).await, Ok(0));
+    assert_eq!(fixture.postgres.forget_failed(journal, 0).await, Ok(Vec::new()));
     fixture.postgres.ensure_schema().await.expect("a schema");
     fixture.database.run("alter table forebay.failed_save drop column closed_note").await.expect("DDL");
-    let failure = fixture.postgres.open_failed(journal).await.expect_err("a column is missing");
+    let failure = fixture.postgres.known_failed(journal).await.expect_err("a column is missing");
     assert_eq!(failure.action, Action::Halt);
     assert!(failure.message.contains("closed_note") && failure.remedy.contains("forebay schema"), "{failure}");
 }

@@ -1,0 +1,90 @@
+//! What became of a save: GetTicket and AwaitTicket.
+
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::{deadline::Deadline, door::Door, errors, validate::quoted};
+use crate::{
+    outcomes::{Named, Reason, State, Ticket, TicketStatus, Untold},
+    proto::{self, TicketState},
+    save::Sequence,
+};
+
+/// How long a call without a deadline waits.
+const AWAIT_MAX: Duration = Duration::from_secs(3_600);
+
+impl Door {
+    /// The ticket of a save.
+    pub(super) fn ticket(&self, collection: &str, sequence: Sequence) -> String {
+        self.tickets.show(Ticket { sequence, lane: self.control.lane_of(collection) })
+    }
+
+    pub(super) async fn get_ticket(&self, text: &str) -> Result<proto::TicketStatus, Status> {
+        let Some(ticket) = self.named_ticket(text)? else { return Ok(self.shown(TicketStatus::of(State::Unknown))) };
+        let status = self.control.ticket(ticket).await.map_err(untold)?;
+        Ok(self.shown(status))
+    }
+
+    /// Waits for the outcome; at the deadline says that there is none yet.
+    pub(super) async fn await_ticket(&self, text: &str, deadline: Deadline) -> Result<proto::TicketStatus, Status> {
+        let Some(ticket) = self.named_ticket(text)? else { return Ok(self.shown(TicketStatus::of(State::Unknown))) };
+        let until = deadline.or_after(AWAIT_MAX);
+        loop {
+            let mut waiting = self.control.wait(ticket);
+            match self.control.ticket(ticket).await {
+                Ok(status) if status.state.is_final() => return Ok(self.shown(status)),
+                Ok(_) | Err(Untold::NotAsked) => {}
+                Err(why) => return Err(untold(why)),
+            }
+            tokio::select! {
+                () = waiting.settled() => {}
+                () = tokio::time::sleep_until(until) => break,
+                () = self.stop.cancelled() => return Err(errors::stopping()),
+            }
+        }
+        let status = self.control.ticket(ticket).await.map_err(untold)?;
+        Ok(self.shown(status))
+    }
+
+    /// The save that a ticket names; `None` if it is another journal's.
+    fn named_ticket(&self, text: &str) -> Result<Option<Ticket>, Status> {
+        match self.tickets.read(text) {
+            Named::Save(ticket) => Ok(Some(ticket)),
+            Named::Elsewhere => Ok(None),
+            Named::Nothing => Err(errors::invalid_request("ticket", format!("is no ticket of this daemon: {}", quoted(text)))),
+        }
+    }
+
+    fn shown(&self, status: TicketStatus) -> proto::TicketStatus {
+        let TicketStatus { state, reason, accepted_at, settled_at, retry, superseded, saves_ahead, estimated_wait } = status;
+        proto::TicketStatus {
+            state: shown_state(state).into(),
+            failure: reason.map(shown_reason),
+            accept_time: accepted_at.map(Into::into),
+            outcome_time: settled_at.map(Into::into),
+            retry_ticket: retry.map(|retry| self.tickets.show(retry)).unwrap_or_default(),
+            superseded,
+            saves_ahead,
+            estimated_wait: estimated_wait.and_then(|wait| wait.try_into().ok()),
+        }
+    }
+}
+
+pub(super) fn shown_state(state: State) -> TicketState {
+    match state {
+        State::Pending => TicketState::Pending,
+        State::Persisted => TicketState::Persisted,
+        State::Failed => TicketState::Failed,
+        State::Discarded => TicketState::Discarded,
+        State::Unknown => TicketState::Unknown,
+    }
+}
+
+pub(super) fn shown_reason(Reason { sqlstate, constraint, message }: Reason) -> proto::Failure {
+    proto::Failure { sqlstate: sqlstate.unwrap_or_default(), constraint: constraint.unwrap_or_default(), message }
+}
+
+pub(super) fn untold(why: Untold) -> Status {
+    errors::postgres_unavailable(why.to_string())
+}
