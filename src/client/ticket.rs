@@ -107,13 +107,13 @@ pub struct TicketStatus {
     pub state: TicketState,
     /// Why, if the state is failed or discarded.
     pub failure: Option<Failure>,
-    /// When it was accepted.
+    /// When it was accepted. Told of saves that failed.
     pub accept_time: Option<SystemTime>,
-    /// When it got its outcome. None if persisted so long ago that it is no longer known to the second.
+    /// When it got its outcome. Of a persisted save as long as the daemon remembers: for minutes, not over a restart.
     pub outcome_time: Option<SystemTime>,
     /// If it failed and was saved again: the ticket of that save.
     pub retry_ticket: Option<Ticket>,
-    /// Persisted without effect: the row had a higher version. Told when it happens, to who awaits it, and not remembered.
+    /// Persisted without effect: the row had a higher version. Told as long as the daemon remembers it, not over a restart.
     pub superseded: bool,
     /// If pending: so many saves are written before it or together with it, itself included.
     pub saves_ahead: u64,
