@@ -120,8 +120,8 @@ impl Watch {
                 Err(error) => error,
             };
             let reason = error.answer().reason.as_str();
-            if matches!(reason, TOO_SLOW | REWOUND) {
-                self.request.resume_token = error.answer().metadata.get("resume_token").cloned().unwrap_or_default();
+            if let (TOO_SLOW | REWOUND, Some(token)) = (reason, error.answer().metadata.get("resume_token")) {
+                self.request.resume_token.clone_from(token);
             }
             if reason == REWOUND {
                 return Ok(Outcome::Rewound(self.watermark()));
