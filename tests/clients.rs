@@ -1,8 +1,10 @@
 //! The Rust client against the real program: what became of its saves, and its queue, over kills and restarts.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use forebay::client::{Client, Error, LaterOptions, Save, Ticket, TicketState};
+use forebay::client::{
+    Client, Durability, Error, LaterOptions, LoadOptions, Outcome, Save, SaveOptions, StreamOptions, Ticket, TicketState, Watch,
+};
 use tempfile::TempDir;
 
 use crate::support::{Daemon, Database, HANG, Setup, database_rows as rows, directory, eventually, free_port};
@@ -44,6 +46,10 @@ impl Town {
 
 fn player(id: u32, name: &str) -> Save {
     Save::set("players", [id.to_string()], format!(r#"{{"name":"{name}"}}"#))
+}
+
+fn persisted() -> SaveOptions {
+    SaveOptions { durability: Durability::Persisted, ..SaveOptions::default() }
 }
 
 /// Waits until so many calls wait for an outcome.
@@ -136,4 +142,112 @@ async fn what_later_can_not_save_is_given_back_with_the_reason() {
     client.flush(&[], HANG).await.expect("flushed");
     assert_eq!(town.database.number("select count(*) from players").await, 2);
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn persisted_saves_are_answered_when_they_are_in_postgres() {
+    let town = Town::new().await;
+    let (daemon, client) = (town.setup.start().await, town.client());
+    let saved = client.save_with(player(1, "Ann"), persisted()).await.expect("persisted");
+    assert_eq!(saved.state, TicketState::Persisted);
+    assert_eq!(town.database.number("select count(*) from players").await, 1);
+    let error = client.save_with(player(2, "bad"), persisted()).await.expect_err("it fails");
+    let Error::Failed(failed) = error else { panic!("{error}") };
+    assert_eq!((failed.failure.sqlstate.as_str(), failed.failure.constraint.as_str()), ("23514", "no_bad"));
+    let status = client.ticket(&failed.ticket).await.expect("told");
+    assert_eq!((status.state, status.failure.as_ref()), (TicketState::Failed, Some(&failed.failure)));
+    let saved = client.save_batch_with([player(3, "Bo"), player(4, "bad")], persisted()).await.expect("accepted");
+    assert_eq!(saved.iter().map(|saved| saved.state).collect::<Vec<_>>(), [TicketState::Persisted, TicketState::Failed]);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_tells_what_failed_also_over_a_kill() {
+    let town = Town::new().await;
+    let (daemon, client) = (town.setup.start().await, town.client());
+    client.pause("a test", HANG).await.expect("paused");
+    let options = StreamOptions { durability: Durability::Persisted, want_tickets: true, ..StreamOptions::default() };
+    let stream = client.save_stream_with(options);
+    let mut answers = Vec::new();
+    for (id, name) in (1..).zip(["Ann", "bad", "Bo"]) {
+        answers.push(stream.send_tracked(player(id, name)).await.expect("room"));
+    }
+    let accepted = || async { (client.status().await.ok()?.lanes[0].backlog_saves == 3).then_some(()) };
+    eventually("the saves are accepted", accepted).await;
+    assert_eq!(stream.acknowledged_through(), 0);
+    let daemon = town.kill(daemon).await;
+    let mut told = Vec::new();
+    for answer in answers {
+        told.push(answer.wait().await);
+    }
+    assert!(matches!(&told[1], Err(Error::Failed(failed)) if failed.failure.constraint == "no_bad"), "{told:?}");
+    assert!(told[0].is_ok() && told[2].is_ok(), "{told:?}");
+    assert_eq!(town.database.number("select count(*) from players").await, 2);
+    stream.finish().await.expect("finished");
+    daemon.stop().await;
+}
+
+/// Reads until everything up to a save is final; returns the tickets that were told to have failed.
+async fn failed_until(watch: &mut Watch, last: &Ticket) -> Vec<Ticket> {
+    let mut failed_tickets = Vec::new();
+    loop {
+        match tokio::time::timeout(HANG, watch.next()).await.expect("it is told").expect("it is told") {
+            Outcome::Watermark(watermark) if watermark.covers(last) => return failed_tickets,
+            Outcome::Failed { ticket, failure, .. } => {
+                assert_eq!(failure.constraint, "no_bad");
+                failed_tickets.push(ticket);
+            }
+            Outcome::Watermark(_) | Outcome::Superseded { .. } => {}
+            Outcome::Rewound(watermark) => panic!("nothing went back in time: {watermark}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_tells_failures_and_goes_on_after_a_kill() {
+    let town = Town::new().await;
+    let (daemon, client) = (town.setup.start().await, town.client());
+    let mut watch = client.watch(&["players"], None);
+    assert!(matches!(watch.next().await, Ok(Outcome::Watermark(_))), "the first thing is where to go on from");
+    let start = watch.watermark();
+    let first = client.save_batch([player(1, "Ann"), player(2, "bad"), player(3, "Bo")], false).await.expect("accepted");
+    assert_eq!(failed_until(&mut watch, &first[2]).await, first[1..2]);
+    let daemon = town.kill(daemon).await;
+    let second = client.save_batch([player(4, "bad"), player(5, "Cy")], false).await.expect("accepted");
+    assert_eq!(failed_until(&mut watch, &second[1]).await, second[..1]);
+    let mut again = client.watch(&["players"], Some(start));
+    assert_eq!(failed_until(&mut again, &second[1]).await, [first[1].clone(), second[0].clone()]);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_see_what_is_accepted_and_a_load_goes_on_after_a_kill() {
+    let town = Town::new().await;
+    let (daemon, client) = (town.setup.start().await, town.client());
+    client.save_batch((1..=95).map(|id| player(id, "stored")), false).await.expect("accepted");
+    client.flush(&[], HANG).await.expect("flushed");
+    client.pause("a test", HANG).await.expect("paused");
+    client.save_batch([player(1, "Ann"), player(96, "Bo")], false).await.expect("accepted");
+    client.save(Save::delete("players", ["2"])).await.expect("accepted");
+    let ann = client.get("players", ["1"]).await.expect("read").expect("there");
+    let name = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).expect("JSON")["name"].clone();
+    assert_eq!((name(&ann.json), ann.pending), ("Ann".into(), true));
+    assert_eq!(client.get("players", ["2"]).await.expect("read"), None);
+    let mut load = client.load("players", LoadOptions { page_size: 10, ..LoadOptions::default() });
+    let (mut daemon, mut killed, mut players) = (Some(daemon), false, BTreeMap::new());
+    while let Some(row) = load.next().await.expect("loaded") {
+        match row.object {
+            Some(object) => drop(players.insert(row.key.concat(), name(&object.json))),
+            None => drop(players.remove(&row.key.concat())),
+        }
+        if load.progress().rows_loaded == 50 && !killed {
+            killed = true;
+            daemon = Some(town.kill(daemon.take().expect("it runs")).await);
+        }
+    }
+    assert!(killed);
+    assert_eq!(players.len(), 95, "96 without the deleted one");
+    assert_eq!((&players["1"], &players["96"], &players["50"]), (&"Ann".into(), &"Bo".into(), &"stored".into()));
+    assert!(load.progress().rows_loaded >= 95, "{:?}", load.progress());
+    daemon.expect("it runs").stop().await;
 }
