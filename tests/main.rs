@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod clients;
 mod cuts;
 mod disks;
 mod equivalence;

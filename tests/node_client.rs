@@ -10,8 +10,7 @@ use tokio::{
 
 use crate::{
     programs::{DEV_ROWS, succeeds},
-    restarts::free_port,
-    support::{Daemon, Database, Setup, database_rows as rows, directory},
+    support::{Daemon, Database, Setup, database_rows as rows, directory, free_port},
 };
 
 const SCHEMA: &str = "create table players (id bigint primary key, name text, level int check (level < 100)); \

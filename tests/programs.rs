@@ -232,6 +232,19 @@ async fn the_rust_example_saves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_rust_example_of_a_whole_life_keeps_its_state() {
+    let (database, journal) = (Database::with(forebay::dev::TABLES).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).expect_in_log("23503").start().await;
+    let mut example = Command::new(env!("CARGO"));
+    example.args(["run", "--locked", "--quiet", "--example", "life", "--", &daemon.grpc().await.to_string()]);
+    succeeds(example.current_dir(env!("CARGO_MANIFEST_DIR"))).await;
+    let expected = [Some("The Third"), Some("Ann"), Some("1000"), Some("7.50"), None, Some("sword")];
+    assert_eq!(database.rows(DEV_ROWS).await, rows([expected]));
+    assert_eq!(database.number("select count(*) from forebay.failed_save where sqlstate = '23503'").await, 1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_journal_can_be_verified_exported_and_salvaged_offline() {
     let (mut database, parent) = (Database::alone(SCHEMA).await, directory());
     let journal = parent.path().join("journal");
