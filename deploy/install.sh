@@ -5,6 +5,7 @@
 # need_postgres    the server's programs; puts them on PATH. No cluster is made, started or touched.
 # need_compiler    cc, for the allocator's C code
 # need_python      python3 with venv and pip
+# need_node        node and npm, node at least of the version that examples/node asks for
 # need_strace      strace
 # need_mounts      mkfs.ext4 and setpriv, and that a file can be mounted: as root or by sudo, with loop devices
 # need_pgbouncer   pgbouncer: on PATH, or below target/. No service is installed, enabled or started.
@@ -42,6 +43,21 @@ need_python() {
     say "installing python3 with venv and pip"
     install_packages python
     python3 -c 'import ensurepip, venv' || give_up "python3 has no venv: install it"
+}
+
+need_node() {
+    node_is_new_enough && return
+    say "installing node and npm"
+    install_packages node
+    node_is_new_enough || give_up "node $(node_wanted) or later with npm is needed: install it"
+}
+
+node_is_new_enough() {
+    command -v npm >/dev/null && [ "$(node --print 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)" -ge "$(node_wanted)" ]
+}
+
+node_wanted() {
+    sed -n 's/.*"node": ">=\([0-9]*\)".*/\1/p' examples/node/package.json
 }
 
 need_strace() {
@@ -161,6 +177,8 @@ packages_for() {
     apk:python) echo python3 py3-pip ;;
     pacman:python) echo python python-pip ;;
     brew:python) echo python3 ;;
+    apt:node | dnf:node | apk:node | pacman:node | zypper:node) echo nodejs npm ;;
+    brew:node) echo node ;;
     apt:mounts | dnf:mounts | pacman:mounts | zypper:mounts) echo e2fsprogs util-linux ;;
     apk:mounts) echo e2fsprogs setpriv ;;
     dnf:pgbouncer | apk:pgbouncer | pacman:pgbouncer | zypper:pgbouncer | brew:pgbouncer) echo pgbouncer ;;

@@ -20,7 +20,10 @@ mod cut;
 mod entry;
 mod fold;
 
-pub use entry::Entry;
+pub use entry::{Entry, Guard};
+
+/// What it takes of the limits to remember a save by its number.
+const SEQUENCE_BYTES: u64 = size_of::<Sequence>() as u64;
 
 /// What a save or a fold takes of the limits `backlog.bytes_max` and `backlog.objects_max`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,8 +93,9 @@ pub struct CollectionFold {
     pub appended: Vec<AppendedRow>,
     /// No object has more entries beyond its first.
     pub later_rounds: usize,
-    /// Saves that were stale for certain: one before them has a version as high.
-    pub superseded: u64,
+    /// Saves that were stale for certain: one before them has a version as high. They are not in the objects, but are counted
+    /// there ([`Object::saves`]).
+    pub stale: Vec<Sequence>,
     /// What its objects and rows take of the limits.
     pub footprint: Footprint,
 }

@@ -14,7 +14,13 @@
 //! before the call was taken) is tried again as [`RetryPolicy`] says, honouring `grpc-retry-pushback-ms` and `RetryInfo`.
 //! What may have been accepted is [`Error::OutcomeUnknown`] and repeated only if the policy says so: the save is then at most
 //! accepted twice, never lost. A set or delete that is accepted twice leaves the same row, as long as nobody else saved the
-//! object in between; an append or `add` counts twice. [`Client::save_once`] and [`SaveStream`] have no such gap: the daemon recognises their saves.
+//! object in between; an append or `add` counts twice. A request id in the [`SaveOptions`] and [`SaveStream`] have no such gap:
+//! the daemon recognises their saves.
+//!
+//! An accepted save is durable, and Postgres gets it later. What became of it is told by its [`Ticket`]
+//! ([`Client::ticket`], [`Client::await_ticket`]), by the answer itself ([`Durability::Persisted`]), or by
+//! [`Client::watch`]; [`Client::get`] and [`Client::load`] read what is accepted, stored or not. [`Client::save_later`] is for
+//! code that doesn't wait for its saves.
 //!
 //! Needs the feature `client` only: neither sled nor tokio-postgres.
 
@@ -26,7 +32,6 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::proto::{self, admin_service_client::AdminServiceClient, save_service_client::SaveServiceClient};
@@ -36,15 +41,24 @@ mod builder;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod later;
+mod read;
+mod resuming;
 mod retry;
 mod save;
 mod stream;
+mod ticket;
+mod watch;
 
 pub use builder::Builder;
-pub use error::{Answer, Error, Pushback, Violation};
+pub use error::{Answer, Error, FailedSave, Pushback, Violation};
+pub use later::{LaterOptions, SaveLater};
+pub use read::{Load, LoadOptions, LoadedRow, Object, Progress};
 pub use retry::RetryPolicy;
-pub use save::{Save, Ticket};
-pub use stream::{Acknowledgement, Finished, RefusedSave, SaveStream, StreamOptions};
+pub use save::{Durability, Save, SaveOptions, Saved};
+pub use stream::{Accepted, Acknowledgement, Finished, NotSaved, SaveStream, StreamOptions};
+pub use ticket::{Failure, Ticket, TicketState, TicketStatus};
+pub use watch::{Outcome, Watch, Watermark};
 
 use retry::Repeat;
 
@@ -77,77 +91,6 @@ impl Client {
         Builder::new(endpoint.as_ref())
     }
 
-    /// Saves one object: returns when the save is on the journal's disk.
-    ///
-    /// Of two calls in flight at once either may come first: await the first, or use a [`SaveStream`].
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn save(&self, save: Save) -> Result<Ticket, Error> {
-        let request = proto::SaveRequest { save: Some(self.admit(save)?), ..Default::default() };
-        self.send_save(self.shared.retry.repeat_saves(), request).await
-    }
-
-    /// Saves one object exactly once: the daemon recognises the id, so what may have been accepted is repeated without harm.
-    ///
-    /// The id is new for every save (a UUID) and belongs to the collection; the daemon remembers it for
-    /// `request_ids.retention`.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn save_once(&self, save: Save, request_id: impl Into<String>) -> Result<Ticket, Error> {
-        let request = proto::SaveRequest { save: Some(self.admit(save)?), request_id: request_id.into(), ..Default::default() };
-        self.send_save(Repeat::Always, request).await
-    }
-
-    async fn send_save(&self, repeat: Repeat, request: proto::SaveRequest) -> Result<Ticket, Error> {
-        let answer = self
-            .call(repeat, |mut stub: SaveServiceClient<Channel>, deadline| {
-                let request = with_deadline(request.clone(), deadline);
-                async move { stub.save(request).await }
-            })
-            .await?;
-        Ok(Ticket::new(answer.ticket))
-    }
-
-    /// Saves many objects in order; accepted all or none. `atomic`: also committed or failed as one.
-    ///
-    /// Returns a ticket for each, in order.
-    ///
-    /// # Errors
-    /// See [`Error`]; a refusal lists every violation.
-    pub async fn save_batch(&self, saves: impl IntoIterator<Item = Save>, atomic: bool) -> Result<Vec<Ticket>, Error> {
-        let saves: Vec<_> = saves.into_iter().map(Save::into_proto).collect();
-        let batch = proto::SaveBatchRequest { saves, atomic, ..Default::default() };
-        self.send_batch(self.shared.retry.repeat_saves(), batch).await
-    }
-
-    /// As [`Client::save_batch`], exactly once: see [`Client::save_once`]. The id belongs to the first save's collection.
-    ///
-    /// # Errors
-    /// See [`Error`]; a refusal lists every violation.
-    pub async fn save_batch_once(
-        &self,
-        saves: impl IntoIterator<Item = Save>,
-        atomic: bool,
-        request_id: impl Into<String>,
-    ) -> Result<Vec<Ticket>, Error> {
-        let saves: Vec<_> = saves.into_iter().map(Save::into_proto).collect();
-        let batch = proto::SaveBatchRequest { saves, atomic, request_id: request_id.into(), ..Default::default() };
-        self.send_batch(Repeat::Always, batch).await
-    }
-
-    async fn send_batch(&self, repeat: Repeat, batch: proto::SaveBatchRequest) -> Result<Vec<Ticket>, Error> {
-        self.check_size(batch.encoded_len())?;
-        let answer = self
-            .call(repeat, |mut stub: SaveServiceClient<Channel>, deadline| {
-                let request = with_deadline(batch.clone(), deadline);
-                async move { stub.save_batch(request).await }
-            })
-            .await?;
-        Ok(answer.results.into_iter().map(|result| Ticket::new(result.ticket)).collect())
-    }
-
     /// Opens a stream of saves with the default [`StreamOptions`].
     pub fn save_stream(&self) -> SaveStream {
         self.save_stream_with(StreamOptions::default())
@@ -155,7 +98,7 @@ impl Client {
 
     /// Opens a stream of saves. The connection is made in the background.
     pub fn save_stream_with(&self, options: StreamOptions) -> SaveStream {
-        SaveStream::open(self.clone(), options)
+        SaveStream::open(self.clone(), options, None)
     }
 
     /// Waits until everything accepted before has its outcome; no collections: everything. Returns the sequence up to which
@@ -185,18 +128,6 @@ impl Client {
             stub.list_collections(with_deadline(proto::ListCollectionsRequest {}, deadline)).await
         })
         .await
-    }
-
-    /// The save as it travels, if a message can hold it.
-    fn admit(&self, save: Save) -> Result<proto::Save, Error> {
-        let save = save.into_proto();
-        self.check_size(save.encoded_len())?;
-        Ok(save)
-    }
-
-    fn check_size(&self, bytes: usize) -> Result<(), Error> {
-        let max = self.shared.message_bytes_max;
-        if bytes <= max { Ok(()) } else { Err(Error::too_large(bytes, max)) }
     }
 
     async fn call<S, T, F>(&self, repeat: Repeat, attempt: impl FnMut(S, Duration) -> F) -> Result<T, Error>

@@ -168,6 +168,8 @@ pub struct Save {
 impl Save {
     /// What a save takes of the backlog beside its key and body: the object, its place in the map, the allocations.
     pub const OVERHEAD_BYTES: u64 = 160;
+    /// What a version takes beside that.
+    pub const VERSION_BYTES: u64 = 40;
 
     /// Whether these saves repeat failed ones: an operator's, not a client's.
     pub fn are_retries(saves: &[Self]) -> bool {
@@ -182,7 +184,8 @@ impl Save {
     /// Bytes that this save may take of the backlog (`backlog.bytes_max` counts these).
     pub fn bytes(&self) -> u64 {
         let body = self.change.body().map_or(0, |body| body.as_bytes().len());
-        (self.key.as_bytes().len() + body) as u64 + Self::OVERHEAD_BYTES
+        let version = if self.version.is_some() { Self::VERSION_BYTES } else { 0 };
+        (self.key.as_bytes().len() + body) as u64 + Self::OVERHEAD_BYTES + version
     }
 }
 

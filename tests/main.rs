@@ -3,6 +3,7 @@
 mod architecture;
 mod bad_input;
 mod callbacks;
+mod clients;
 mod cuts;
 mod disks;
 mod equivalence;
@@ -14,6 +15,7 @@ mod kills;
 mod lanes;
 mod limits;
 mod modes;
+mod node_client;
 mod once;
 mod outages;
 mod pipe;

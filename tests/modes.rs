@@ -67,17 +67,37 @@ async fn a_higher_version_wins_and_a_stale_save_is_no_failure() {
     let daemon = Setup::new(journal.path(), &database.url()).set("collections.players.version_column", "version").start().await;
     let mut client = daemon.client().await;
     let save = |key: &str, version: i32, name: &str| set("players", &[key], json!({"version": version, "name": name}));
-    let saves = vec![save("1", 8, "stale"), save("2", 5, "five"), save("2", 4, "four"), save("2", 5, "again")];
+    let saves = vec![save("1", 7, "folded"), save("1", 8, "stale"), save("2", 5, "five"), save("2", 4, "four"), save("2", 5, "again")];
     client.save_batch(batch(saves)).await.expect("accepted");
     client.flush(FlushRequest::default()).await.expect("flushed");
     let rows = database.rows("select name, version from players order by id").await;
     assert_eq!(format!("{rows:?}"), r#"[[Some("newest"), Some("9")], [Some("five"), Some("5")]]"#);
-    assert_eq!(counter(&daemon, "forebay_saves_superseded_total{collection=\"players\"}").await, "3");
-    assert_eq!(counter(&daemon, "forebay_saves_persisted_total{collection=\"players\"}").await, "4");
+    assert_eq!(counter(&daemon, "forebay_saves_superseded_total{collection=\"players\"}").await, "4");
+    assert_eq!(counter(&daemon, "forebay_saves_persisted_total{collection=\"players\"}").await, "5");
     assert_eq!(database.number("select count(*) from forebay.failed_save").await, 0);
     let status = client.save(request(set("players", &["1"], json!({"name": "x"})))).await.expect_err("it has no version");
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("lacks version, the version column"), "{}", status.message());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_failed_save_made_stale_is_not_superseded() {
+    let schema = format!("{SCHEMA} create table guilds (id int primary key); alter table players add guild int references guilds");
+    let (database, journal) = (Database::with(&schema).await, directory());
+    database.execute("insert into players (id, name, version) values (1, 'newest', 9)").await;
+    let setup = Setup::new(journal.path(), &database.url()).set("collections.players.version_column", "version").expect_in_log("23503");
+    let daemon = setup.start().await;
+    let mut client = daemon.client().await;
+    let save = |key: &str, version: i32, name: &str| set("players", &[key], json!({"version": version, "name": name}));
+    let orphan = set("players", &["3"], json!({"version": 2, "guild": 404}));
+    let saves = vec![save("1", 8, "stale"), save("2", 5, "five"), save("2", 4, "four"), orphan, save("3", 1, "one"), save("3", 1, "again")];
+    client.save_batch(batch(saves)).await.expect("accepted");
+    client.flush(FlushRequest::default()).await.expect("flushed");
+    let rows = database.rows("select name, version from players order by id").await;
+    assert_eq!(format!("{rows:?}"), r#"[[Some("newest"), Some("9")], [Some("five"), Some("5")], [Some("one"), Some("1")]]"#);
+    assert_eq!(counter(&daemon, "forebay_saves_failed_total{collection=\"players\"}").await, "1");
+    assert_eq!(counter(&daemon, "forebay_saves_superseded_total{collection=\"players\"}").await, "3");
     daemon.stop().await;
 }
 

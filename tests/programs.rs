@@ -1,20 +1,28 @@
 //! What stands around the daemon: the tools, the examples and the contract.
 
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use forebay::proto::FlushRequest;
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 use crate::support::{
     Database, Setup, database_rows as rows, directory, forebay,
     saves::{batch, delete, set},
 };
 
+const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python");
 const SCHEMA: &str = "create table players (id bigint primary key, name text, level int)";
 
 /// What the examples leave: a guild, a player and the items that were not deleted.
-const DEV_ROWS: &str = "select guilds.name, players.name, level, gold, extra, \
+pub(crate) const DEV_ROWS: &str = "select guilds.name, players.name, level, gold, extra, \
      (select string_agg(kind, ',' order by slot) from items where player_id = players.id) \
      from players join guilds on guilds.id = guild_id";
 
@@ -75,7 +83,7 @@ async fn the_python_client_saves_and_tells_errors() {
          client = forebay.Client('{}')\n\
          client.save('players', 42, {{'name': 'Ann', 'level': 3}})\n\
          client.save_batch([forebay.Save('players', [n], {{'name': 'B'}}) for n in range(100)], atomic=True)\n\
-         client.save('players', 7, delete=True)\n\
+         client.delete('players', 7)\n\
          try:\n    client.save('players', 1, {{'nam': 1}})\n    raise SystemExit('not refused')\n\
          except forebay.Refused as error:\n    assert 'name' in str(error), error\n    assert error.reason == 'INVALID_SAVE', error.reason\n\
          client.flush()\n",
@@ -88,25 +96,82 @@ async fn the_python_client_saves_and_tells_errors() {
 
 /// Runs Python beside the client; panics with what it wrote unless it succeeds.
 async fn python<'a>(arguments: impl IntoIterator<Item = &'a str>) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python");
-    succeeds(Command::new("python3").args(arguments).current_dir(directory)).await;
+    succeeds(Command::new("python3").args(arguments).current_dir(PYTHON)).await;
 }
 
 /// Runs a program; panics with what it wrote unless it succeeds.
-async fn succeeds(command: &mut Command) {
+pub(crate) async fn succeeds(command: &mut Command) {
     let output = command.kill_on_drop(true).output().await.expect("it runs");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
 }
 
 #[tokio::test]
-async fn the_python_client_holds_this_contract() {
+async fn the_clients_to_copy_hold_this_contract() {
     python(["embed.py", "--check"]).await;
 }
 
 #[tokio::test]
-async fn the_python_client_tries_again_only_what_was_not_accepted() {
+async fn the_python_clients_pass_their_own_tests() {
     python(["test_forebay.py"]).await;
+}
+
+/// What `test_daemon.py` saves to.
+const PYTHON_SCHEMA: &str = "
+    create table guilds (id int primary key);
+    create table players (id bigint primary key, guild_id int references guilds, name text, level int default 1, gold numeric(20, 2));
+    create table notes (id bigint primary key, version int not null);
+    create table log (id bigint generated always as identity primary key, line text)";
+
+/// Runs a part of `test_daemon.py`, with both clients, against a daemon that writes nothing before someone waits for it.
+async fn python_against_the_daemon(part: &str, failures: bool) {
+    let (database, journal) = (Database::with(PYTHON_SCHEMA).await, directory());
+    let mut setup = Setup::new(journal.path(), &database.url())
+        .set("lanes.default.window", "1 h")
+        .set("collections.log.mode", "append")
+        .set("collections.notes.version_column", "version");
+    if failures {
+        setup = setup.expect_in_log("23503");
+    }
+    let daemon = setup.start().await;
+    python(["test_daemon.py", &daemon.grpc().await.to_string(), part, &format!("Async{part}")]).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_clients_save() {
+    python_against_the_daemon("Saving", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_clients_follow_tickets() {
+    python_against_the_daemon("Tickets", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_awaits_an_outcome_while_the_daemon_is_killed() {
+    let (mut database, journal) = (Database::alone(SCHEMA).await, directory());
+    let setup = Setup::new(journal.path(), &database.url()).expect_in_log("postgres").expect_in_log("torn");
+    let daemon = setup.start().await;
+    let address = daemon.grpc().await.to_string();
+    database.stop_postgres();
+    let script = format!(
+        "import forebay\n\
+         with forebay.Client('{address}', timeout=60) as client:\n    \
+             ticket = client.save('players', 1, {{'name': 'Ann'}}).ticket\n    \
+             print(client.ticket(ticket).state.name, flush=True)\n    \
+             print(client.await_ticket(ticket).state.name)\n"
+    );
+    let mut python = Command::new("python3");
+    let mut python = python.args(["-c", &script]).current_dir(PYTHON).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it runs");
+    let mut lines = BufReader::new(python.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next_line().await.expect("readable").as_deref(), Some("PENDING"));
+    daemon.kill().await;
+    let daemon = setup.set("grpc.listen", &address).start().await;
+    database.start_postgres();
+    assert_eq!(lines.next_line().await.expect("readable").as_deref(), Some("PERSISTED"));
+    assert!(python.wait().await.expect("it ends").success());
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,6 +228,19 @@ async fn the_rust_example_saves() {
     succeeds(example.current_dir(env!("CARGO_MANIFEST_DIR"))).await;
     let expected = [Some("The Third"), Some("Bo"), Some("1000"), Some("0.00"), None, Some("sword,shield")];
     assert_eq!(database.rows(DEV_ROWS).await, rows([expected]));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_example_of_a_whole_life_keeps_its_state() {
+    let (database, journal) = (Database::with(forebay::dev::TABLES).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).expect_in_log("23503").start().await;
+    let mut example = Command::new(env!("CARGO"));
+    example.args(["run", "--locked", "--quiet", "--example", "life", "--", &daemon.grpc().await.to_string()]);
+    succeeds(example.current_dir(env!("CARGO_MANIFEST_DIR"))).await;
+    let expected = [Some("The Third"), Some("Ann"), Some("1000"), Some("7.50"), None, Some("sword")];
+    assert_eq!(database.rows(DEV_ROWS).await, rows([expected]));
+    assert_eq!(database.number("select count(*) from forebay.failed_save where sqlstate = '23503'").await, 1);
     daemon.stop().await;
 }
 

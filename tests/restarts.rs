@@ -10,7 +10,7 @@ use std::{
 
 use forebay::client::{Client, Save};
 
-use crate::support::{Database, HANG, Setup, directory, runs};
+use crate::support::{Database, HANG, Setup, directory, free_port, runs};
 
 const SCHEMA: &str = "
     create table things (id text primary key, version bigint not null);
@@ -67,13 +67,6 @@ async fn save_until(endpoint: String, n: usize, ended: Arc<AtomicBool>, longest:
         longest.fetch_max(u64::try_from(start.elapsed().as_millis()).expect("a short time"), Ordering::Relaxed);
     }
     version
-}
-
-/// A port to come back to: below the ephemeral ones, where a client that tries again and again while nobody listens may connect
-/// to itself.
-fn free_port() -> u16 {
-    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).find(free).expect("a port is free")
 }
 
 /// A stream that is reopened after a restart is told where to resume, and what it sends again is not saved again: after a

@@ -11,13 +11,13 @@ def main(target: str) -> None:
     with forebay.Client(target) as client:
         client.save("guilds", 2, {"name": "The Second"})
         now = datetime.now(timezone.utc)
-        ticket = client.save("players", 42, {"name": "Ann", "guild_id": 2, "gold": Decimal("7.50"), "seen": now, "extra": {"pets": 2}})
-        print("accepted:", ticket)
+        saved = client.save("players", 42, {"name": "Ann", "guild_id": 2, "gold": Decimal("7.50"), "seen": now, "extra": {"pets": 2}})
+        print("accepted:", saved.ticket)
 
         # One sync for all of them, and one transaction.
         kinds = ["sword", "shield", "lamp"]
         client.save_batch([forebay.Save("items", [42, slot], {"kind": kind}) for slot, kind in enumerate(kinds)], atomic=True)
-        client.save("items", [42, 2], delete=True)
+        client.delete("items", [42, 2])
 
         try:
             client.save("players", 43, {"nam": "Bob"})

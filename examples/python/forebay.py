@@ -1,46 +1,74 @@
 """Saves to Forebay, the write-behind persistence daemon for Postgres. One file to copy: `pip install grpcio protobuf`
-(protobuf 4.22 or later).
+(Python 3.9, protobuf 4.22, or later).
 
     import forebay
 
     with forebay.Client("127.0.0.1:7420") as client:
         client.save("players", 42, {"name": "Ann", "gold": Decimal("7.50")})  # durable when this returns
-        client.save("players", 41, delete=True)
         client.save("players", 42, {"gold": 5}, add=["gold"], request_id=str(uuid.uuid4()))  # exactly once
         client.save_batch([forebay.Save("items", [42, 1], {"kind": "sword"}), forebay.Save("items", [42, 2], delete=True)])
-        client.flush()                                                        # now it is in Postgres
+        saved = client.save("players", 43, {"name": "Bob"})
+        client.await_ticket(saved.ticket).state                               # PERSISTED: now it is in Postgres
+        client.get("players", 42).values                                      # {"name": "Ann", "gold": Decimal("12.50"), …}
 
-A key is a scalar, or a list of the primary key's parts in their order; () if the values hold it or the collection only
-takes new rows. Values name the columns to set; the others keep what they hold. Decimals keep every digit.
+`AsyncClient` has the same methods, to be awaited (`load` and `watch`: `async for`). A key is a scalar, or a list of the
+primary key's parts in their order; () if the values hold it. Values name the columns to set; the others keep what they hold.
+None is NULL; numbers keep every digit (Decimal); bytes, dates, times and UUIDs go as Postgres reads them; dicts and lists are
+JSON. What is read is JSON as Postgres prints it: whole numbers are int, others Decimal, and dates, UUIDs and bytes are text.
 
-`Refused` is yours to fix; `Unavailable` was certainly not accepted (the client has tried again); `OutcomeUnknown` may
-have been: save again, unless saving twice is worse. With a request id (new for every call) it never is: the daemon
-recognises the call, and the client repeats it by itself. A client may be shared by threads; keep it, it is the connection.
+The exceptions say what to do: `Refused` is yours to fix (`Blocked`: an operator's); `Unavailable` was not accepted, and the
+client has tried again (`Busy`: a limit is met); `OutcomeUnknown` may have been: save again, unless saving twice is worse. With a
+request id (new for every call) it never is: the daemon recognises the call, and the client repeats it by itself. `SaveFailed`
+was accepted, and Postgres would not take it. A client is a connection: keep it. Threads may share a `Client`; an `AsyncClient`
+belongs to the event loop of its first call.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
+import contextvars
+import dataclasses
 import datetime
+import enum
+import functools
+import inspect
+import json
 import math
 import random
+import threading
 import time
 import uuid
+import weakref
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from json.encoder import encode_basestring
-from typing import Any
+from typing import TYPE_CHECKING, Any, Callable, Generic, TypedDict, TypeVar, Union, cast
 
 import grpc
+import grpc.aio
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, duration_pb2, message_factory, timestamp_pb2
 
-__all__ = ["Client", "Error", "OutcomeUnknown", "Refused", "Save", "Unavailable"]
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec, Unpack
+
+    P = ParamSpec("P")
+
+__all__ = [
+    *("AsyncClient", "Blocked", "Busy", "Client", "Durability", "Error", "Failed", "Failure", "How", "Load", "OutcomeUnknown"),
+    *("Refused", "Row", "Save", "SaveFailed", "Saved", "Superseded", "TicketState", "TicketStatus", "Unavailable", "Watch"),
+    *("Watermark",),
+]
 
 ATTEMPTS_MAX = 5
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 1.0
+# How long one call waits for an outcome at most, and how long before the timeout it is answered.
+AWAIT_MAX_S = 30.0
+AWAIT_MARGIN_S = 0.25
 
 _OPTIONS = [
     # The daemon has limits for messages; one here could only lose the answer to saves that were accepted.
@@ -55,15 +83,24 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
 
+T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
+Values = Mapping[str, Any]
+Violations = Iterable[tuple[str, str]]
+
 
 class Error(Exception):
     """A call failed. Which subclass it is tells what to do; `reason` is one of error_reason.proto, or empty."""
 
-    def __init__(self, code: grpc.StatusCode, reason: str, message: str, violations: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, code: grpc.StatusCode, reason: str, message: str, violations: Violations = (), metadata: Mapping[str, str] = {}
+    ) -> None:
         super().__init__(code, reason, message)
         self.code, self.reason, self.message = code, reason, message
         self.violations = list(violations)
         """(field, description) of what is wrong with the request; at most the first 16."""
+        self.metadata = dict(metadata)
+        """What the reason says about itself, like `limit` and `max`."""
 
     def __str__(self) -> str:
         # The message tells the first violation itself.
@@ -72,15 +109,76 @@ class Error(Exception):
 
 
 class Refused(Error):
-    """Not accepted, and never will be as it is (or, of a flush: not before an operator acts)."""
+    """Not accepted, and never will be as it is: change the call."""
+
+
+class Blocked(Refused):
+    """Not before an operator acts: a lane is paused, halted or fenced."""
 
 
 class Unavailable(Error):
-    """Certainly not accepted: a limit is met, the daemon starts or stops, or nobody listens. Try again later."""
+    """Certainly not accepted (or, of a call that saves nothing, not answered): the daemon starts, stops, or can't be reached,
+    or Postgres would have to be asked. Try again later."""
+
+
+class Busy(Unavailable):
+    """Not accepted: a limit is met. Try again later."""
 
 
 class OutcomeUnknown(Error):
     """May have been accepted: the connection or the time ran out before the answer, or the journal failed."""
+
+
+class SaveFailed(Error):
+    """Accepted, and Postgres would not take it (durability PERSISTED). Kept for an operator, who may retry it."""
+
+    def __init__(self, *details: Any) -> None:
+        super().__init__(*details)
+        self.ticket: str = self.metadata.get("ticket", "")
+        self.sqlstate: str = self.metadata.get("sqlstate", "")
+        self.constraint: str = self.metadata.get("constraint", "")
+
+
+class Durability(enum.IntEnum):
+    """When a save is answered."""
+
+    SYNCED = 1
+    """When it is on the journal's disk: it survives a killed process and a power cut, and will be in Postgres."""
+    PERSISTED = 2
+    """When it has its outcome in Postgres; still PENDING if the timeout comes first. To append or add takes a request id."""
+
+
+class How(TypedDict, total=False):
+    """The options of every call that saves."""
+
+    durability: Durability
+    """When it is answered; SYNCED if not told."""
+    request_id: str
+    """Recognises the call when it is repeated; new for every call."""
+    callback: str
+    """The endpoint of the daemon's settings that is told the outcome."""
+    timeout: float | None
+    """Seconds, instead of the client's."""
+
+
+class TicketState(enum.IntEnum):
+    """What is known of an accepted save."""
+
+    UNSPECIFIED = 0
+    PENDING = 1
+    """Accepted and not in Postgres yet."""
+    PERSISTED = 2
+    """In Postgres. Final, as all that follow."""
+    FAILED = 3
+    """Postgres would not take it."""
+    DISCARDED = 4
+    """Failed, and an operator gave it up."""
+    UNKNOWN = 5
+    """Of another journal, or too old to be told."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> TicketState:
+        return cls.UNSPECIFIED  # a later daemon's
 
 
 @dataclass(frozen=True)
@@ -89,15 +187,14 @@ class Save:
 
     collection: str
     key: Any
-    values: Mapping[str, Any] | None = None
+    values: Values | None = None
     delete: bool = False
     add: Sequence[str] = ()
 
     def _message(self) -> Any:
         if self.delete == (self.values is not None):
             raise ValueError("a save takes either values or delete=True")
-        parts = self.key if isinstance(self.key, (list, tuple)) else [self.key]
-        message = _messages.Save(collection=self.collection, key=[_text(part) for part in parts], add=self.add)
+        message = _messages.Save(collection=self.collection, key=_key(self.key), add=self.add)
         if self.delete:
             message.delete.SetInParent()
         else:
@@ -105,42 +202,461 @@ class Save:
         return message
 
 
-class Client:
+@dataclass(frozen=True)
+class Failure:
+    """Why Postgres would not take a save."""
+
+    sqlstate: str
+    constraint: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An accepted save: durable, and named by its ticket."""
+
+    ticket: str
+    state: TicketState
+    failure: Failure | None
+    """Of a batch: why, if the state is FAILED."""
+    superseded: bool
+    """PERSISTED without effect: the row had a higher version."""
+    deduplicated: bool
+    """It had been accepted before, under the same request id."""
+
+
+@dataclass(frozen=True)
+class TicketStatus:
+    """What became of a save."""
+
+    state: TicketState
+    failure: Failure | None
+    accept_time: datetime.datetime | None
+    """Told of saves that failed."""
+    outcome_time: datetime.datetime | None
+    """Of a persisted save only as long as the daemon remembers: for minutes, not over a restart."""
+    retry_ticket: str
+    """If it failed and was saved again: the ticket of that save."""
+    superseded: bool
+    saves_ahead: int
+    """If PENDING: so many saves are written before it or with it, itself included."""
+    estimated_wait: datetime.timedelta | None
+
+    @property
+    def final(self) -> bool:
+        return self.state > TicketState.PENDING
+
+
+@dataclass(frozen=True)
+class Row:
+    """An object as it will be: what is pending laid over the row in Postgres."""
+
+    key: tuple[str, ...]
+    json: bytes | None
+    """The row as JSON text; None if there is no such object (any more)."""
+    pending: bool
+    """Whether part of it is not in Postgres yet."""
+    unknown_columns: tuple[str, ...]
+    """Columns that are left out, because only Postgres knows them."""
+
+    @functools.cached_property
+    def values(self) -> dict[str, Any] | None:
+        """`json` as a dict with every digit: whole numbers are int, others Decimal."""
+        return None if self.json is None else json.loads(self.json, parse_float=Decimal, parse_int=_whole)
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """Every save below has its outcome: PERSISTED, unless it was told to have failed."""
+
+    resume_token: str
+    rewound: bool
+    """Postgres went back in time: what was told above this watermark no longer holds. What was lost is written again."""
+
+    def covers(self, ticket: str) -> bool:
+        """Whether the save of this ticket, of the same journal, has its outcome."""
+        return ticket < self.resume_token
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A save failed. May be told again after a break."""
+
+    ticket: str
+    collection: str
+    key: tuple[str, ...]
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """A save is PERSISTED without effect: the row had a higher version. Not told again after a break."""
+
+    ticket: str
+    collection: str
+
+
+Outcome = Union[Watermark, Failed, Superseded]
+
+
+@dataclass(frozen=True)
+class _Policy:
+    """After which errors a call is made again, and how often."""
+
+    again_after: tuple[type[Error], ...] = (Unavailable,)
+    attempts_max: float = ATTEMPTS_MAX
+    saves: bool = False
+    awaits: bool = False
+
+
+_SAVES = _Policy(saves=True)
+_SAVES_ONCE = _Policy((Unavailable, OutcomeUnknown), saves=True)
+_READS = _Policy()
+_WAITS = _Policy(attempts_max=math.inf)
+_AWAITS = _Policy(attempts_max=math.inf, awaits=True)
+
+
+@dataclass(frozen=True)
+class _Call(Generic[T]):
+    """A unary call, whichever client makes it."""
+
+    request: Any
+    read: Callable[[Any], T]
+    timeout: float | None
+    policy: _Policy = _READS
+
+
+class _Calls:
+    """The methods of both clients, but for making the call."""
+
+    def save(self, collection: str, key: Any, values: Values, *, add: Sequence[str] = (), **how: Unpack[How]) -> _Call[Saved]:
+        """Saves one object; durable when this returns."""
+        return _save(Save(collection, key, values, add=add), how)
+
+    def delete(self, collection: str, key: Any, **how: Unpack[How]) -> _Call[Saved]:
+        """Deletes one object, if there is one."""
+        return _save(Save(collection, key, delete=True), how)
+
+    def append(self, collection: str, values: Values, **how: Unpack[How]) -> _Call[Saved]:
+        """Adds a row to an append collection."""
+        return _save(Save(collection, (), values), how)
+
+    def save_batch(self, saves: Iterable[Save], atomic: bool = False, **how: Unpack[How]) -> _Call[list[Saved]]:
+        """Saves many objects in order, accepted all or none; `atomic`: committed or failed as one too. With PERSISTED a save
+        that fails raises nothing, as others may not have: look at each state."""
+        return _save_batch(saves, atomic, how)
+
+    def ticket(self, ticket: str, *, timeout: float | None = None) -> _Call[TicketStatus]:
+        """What became of a save, at once."""
+        return _Call(_messages.GetTicketRequest(ticket=ticket), _status, timeout)
+
+    def await_ticket(self, ticket: str, *, timeout: float | None = None) -> _Call[TicketStatus]:
+        """Waits for the outcome of a save; PENDING if the timeout comes first."""
+        return _Call(_messages.AwaitTicketRequest(ticket=ticket), _status, timeout, _AWAITS)
+
+    def get(self, collection: str, key: Any, *, timeout: float | None = None) -> _Call[Row]:
+        """Reads one object, never older than what was acknowledged before the call."""
+        request = _messages.GetRequest(collection=collection, key=_key(key))
+        return _Call(request, lambda answer: _row(request.key, answer, answer.found), timeout)
+
+    def flush(self, *collections: str, timeout: float | None = None) -> _Call[int]:
+        """Waits until everything accepted before is in Postgres or has failed; of all collections if none is named."""
+        request = _messages.FlushRequest(collections=collections)
+        return _Call(request, lambda answer: answer.through, timeout, _WAITS)
+
+    def status(self, *, timeout: float | None = None) -> _Call[Any]:
+        """How the daemon stands: the message Status of admin_service.proto."""
+        return _Call(_messages.GetStatusRequest(), lambda answer: answer.status, timeout)
+
+
+def _save(save: Save, how: How) -> _Call[Saved]:
+    def read(answer: Any) -> Saved:
+        return Saved(answer.ticket, TicketState(answer.state), None, answer.superseded, answer.deduplicated)
+
+    return _saving_call(_messages.SaveRequest(save=save._message()), read, **how)
+
+
+def _save_batch(saves: Iterable[Save], atomic: bool, how: How) -> _Call[list[Saved]]:
+    def read(answer: Any) -> list[Saved]:
+        again = answer.deduplicated
+        return [Saved(one.ticket, TicketState(one.state), _failure(one), one.superseded, again) for one in answer.results]
+
+    request = _messages.SaveBatchRequest(saves=[save._message() for save in saves], atomic=atomic)
+    return _saving_call(request, read, **how)
+
+
+def _saving_call(
+    request: Any, read: Any, *, durability: int = 1, request_id: str = "", callback: str = "", timeout: float | None = None
+) -> _Call[Any]:
+    request.durability, request.request_id, request.callback = durability, request_id, callback
+    return _Call(request, read, timeout, _SAVES_ONCE if request_id else _SAVES)
+
+
+class _Attempts:
+    """When a call is made again: certainly not accepted, it may be; if it has a request id, also if it may have been accepted.
+
+    Not left to the retry policy of gRPC: that goes by the status code alone, and UNAVAILABLE is also the code of a
+    connection that broke after the daemon took the save.
+    """
+
+    def __init__(self, policy: _Policy, timeout: float) -> None:
+        self._policy, self._seconds = policy, timeout
+        self._margin = min(timeout / 10, AWAIT_MARGIN_S)
+        self.restart()
+
+    def restart(self) -> None:
+        self._deadline = time.monotonic() + self._seconds
+        self._count, self._backoff = 1, BACKOFF_MIN_S
+
+    def timeout(self) -> float:
+        """Seconds for the next attempt. An outcome is awaited for a bit less than there is time: the daemon answers PENDING only at
+        the call's end, and what comes too late for that can be asked for again."""
+        left = self._left()
+        if not self._policy.awaits or left < 1.5 * self._margin:
+            return left
+        return min(left - self._margin, AWAIT_MAX_S)
+
+    def is_enough(self, answer: Any) -> bool:
+        return not self._policy.awaits or answer.final or self._left() < 1.5 * self._margin + BACKOFF_MIN_S
+
+    def wait_after(self, failure: Any) -> float:
+        """Seconds until the next attempt; raises the error if there is none."""
+        error = _error(failure, self._policy.saves)
+        wait = _pushback(failure, self._backoff * random.uniform(0.5, 1))
+        if self._policy.awaits and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            wait = 0.0
+        again = isinstance(error, self._policy.again_after) and self._count < self._policy.attempts_max
+        if not again or wait is None or wait >= self._left():
+            raise error from failure
+        self._count, self._backoff = self._count + 1, min(self._backoff * 2, BACKOFF_MAX_S)
+        return wait
+
+    def _left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0)
+
+
+def _stub(kind: Any, request: Any) -> Any:
+    """The rpc that a request is named after."""
+    name = request.DESCRIPTOR.name.removesuffix("Request")
+    service = "AdminService" if name == "GetStatus" else "SaveService"
+    parse = getattr(_messages, name + "Response").FromString
+    return kind(f"/forebay.v1.{service}/{name}", request_serializer=type(request).SerializeToString, response_deserializer=parse)
+
+
+class _Stream(Generic[T]):
+    """What is told over time: `for` with a Client, `async for` with an AsyncClient. After a break it goes on by itself where it
+    was; the timeout bounds how long it tries to."""
+
+    def __init__(self, channel: Any, request: Any, timeout: float) -> None:
+        self._channel, self._request = channel, request
+        self._attempts = _Attempts(_WAITS, timeout)
+        self._call: Any = None
+        self._is_closed, self._got_on = False, True
+
+    def close(self) -> None:
+        """Ends the iteration, also from another thread."""
+        self._is_closed = True
+        if self._call is not None:
+            self._call.cancel()
+
+    def __iter__(self) -> Iterator[T]:
+        while not self._is_closed:
+            call = self._begin()
+            try:
+                for message in call:
+                    yield from self._take(message)
+                wait = self._finish()
+            except grpc.RpcError as failure:
+                wait = self._recover(failure)
+            finally:
+                call.cancel()
+            time.sleep(wait)
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        while not self._is_closed:
+            call = self._begin()
+            try:
+                async for message in call:
+                    for told in self._take(message):
+                        yield told
+                wait = self._finish()
+            except grpc.RpcError as failure:
+                wait = self._recover(failure)
+            except asyncio.CancelledError:
+                if not self._is_closed:
+                    raise
+                wait = 0
+            finally:
+                call.cancel()
+            await asyncio.sleep(wait)
+
+    def _begin(self) -> Any:
+        self._call = _stub(self._channel.unary_stream, self._request)(self._request)
+        if self._is_closed:
+            self._call.cancel()
+        return self._call
+
+    def _take(self, message: Any) -> Iterator[T]:
+        """What a message tells. Once all of it has been handed out, the stream is resumed behind it."""
+        raise NotImplementedError
+
+    def _finish(self) -> float:
+        """The daemon ended the stream without an error. Returns the seconds until it is called again."""
+        raise NotImplementedError
+
+    def _recover(self, failure: Any) -> float:
+        """The stream broke. Returns the seconds until it is called again; raises if it won't be."""
+        if self._is_closed:
+            return 0
+        # The time counts from the break, not from when the consumer took the last message.
+        if self._got_on:
+            self._attempts.restart()
+            self._got_on = False
+        return self._attempts.wait_after(failure)
+
+
+class Load(_Stream[Row]):
+    """The rows of a collection: first those with something pending, then all by key. A row may come twice, and again after a
+    break: the later one counts. If its `values` are None, the object is gone."""
+
+    rows_loaded = 0
+    """Rows by key so far, of about `rows_estimated` in the table (0: Postgres never estimated)."""
+    rows_estimated = 0
+    _loaded_before = 0
+
+    def _take(self, message: Any) -> Iterator[Row]:
+        self._got_on = True
+        self.rows_loaded, self.rows_estimated = self._loaded_before + message.rows_loaded, message.rows_estimated
+        for row in message.rows:
+            yield _row(row.key, row, row.HasField("json"))
+        self._request.resume_token = message.resume_token
+
+    def _finish(self) -> float:
+        self._is_closed = True
+        return 0
+
+    def _recover(self, failure: Any) -> float:
+        self._loaded_before = self.rows_loaded
+        return super()._recover(failure)
+
+
+class Watch(_Stream[Outcome]):
+    """Outcomes: watermarks, and before the watermark that covers it each save that failed or was superseded."""
+
+    _rewound = False
+
+    def _take(self, message: Any) -> Iterator[Outcome]:
+        self._got_on = True
+        event = message.WhichOneof("event")
+        if event == "failed":
+            failed = message.failed
+            yield Failed(failed.ticket, failed.collection, tuple(failed.key), _failure(failed) or Failure("", "", ""))
+        elif event == "superseded":
+            yield Superseded(message.superseded.ticket, message.superseded.collection)
+        elif event == "watermark":
+            rewound, self._rewound = self._rewound, False
+            yield Watermark(message.watermark.resume_token, rewound)
+            self._request.resume_token = message.watermark.resume_token
+
+    def _finish(self) -> float:
+        return BACKOFF_MAX_S
+
+    def _recover(self, failure: Any) -> float:
+        error = _error(failure, saves=False)
+        self._request.resume_token = error.metadata.get("resume_token", self._request.resume_token)
+        if error.reason == "POSTGRES_REWOUND":
+            self._rewound = True
+            return BACKOFF_MIN_S
+        return super()._recover(failure)
+
+
+class _Client:
+    """What both clients do alike."""
+
+    timeout: float
+    _channel: Any
+
+    def load(self, collection: str, from_key: Any = (), to_key: Any = (), *, timeout: float | None = None) -> Load:
+        """Reads all objects of a collection, or of a range of keys, both ends included."""
+        request = _messages.LoadRequest(collection=collection, from_key=_key(from_key), to_key=_key(to_key))
+        return Load(self._channel, request, self._seconds(timeout))
+
+    def watch(self, *collections: str, resume_token: str = "", timeout: float | None = None) -> Watch:
+        """Follows the outcomes of saves, of all collections if none is named, from now or from an earlier watermark on."""
+        request = _messages.WatchOutcomesRequest(collections=collections, resume_token=resume_token)
+        return Watch(self._channel, request, self._seconds(timeout))
+
+    def saves(
+        self,
+        collection: str,
+        *,
+        key: Callable[[Any], Any] | None = None,
+        body: Callable[[Any], Values] | None = None,
+        **how: Unpack[How],
+    ) -> Callable[[Method], Method]:
+        """Decorates a method (of an AsyncClient, an `async def`): when it has returned, its object is saved, before its caller
+        goes on.
+
+            @client.saves("players", key=lambda player: player.id)
+            def level_up(self) -> None: ...
+
+        What is saved is `body(self)`, else `self.to_save()`, else the fields of the dataclass. A method that raises saves
+        nothing. If the save fails, the caller gets that exception: the object has changed, and what is stored may not have.
+
+        Decorated calls within each other on one object, with the same arguments here but for the key, save once: when the
+        outermost has returned, and not if it raises. Calls at once, in threads or tasks, save one after another, each what the
+        object is by then: an older state never overtakes a newer one.
+        """
+        saver = _Saver(self, collection, key, body, how)
+
+        def decorate(method: Method) -> Method:
+            return cast(Method, functools.wraps(method)(self._saving(method, saver)))
+
+        return decorate
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout
+
+    def _saving(self, method: Any, saver: _Saver) -> Any:
+        raise NotImplementedError
+
+
+def _blocking(method: Callable[Concatenate[_Calls, P], _Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    @functools.wraps(method)
+    def called(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._make(method(_CALLS, *args, **kwargs))
+
+    return called
+
+
+def _awaited(method: Callable[Concatenate[_Calls, P], _Call[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+    @functools.wraps(method)
+    async def called(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._make(method(_CALLS, *args, **kwargs))
+
+    return called
+
+
+_CALLS = _Calls()
+
+
+class Client(_Client):
     """A connection to a daemon. `timeout` (seconds) bounds a call with all its attempts, unless the call names its own."""
 
     def __init__(self, target: str, timeout: float = 10.0) -> None:
         self.timeout = timeout
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._turns = _Turns(threading.RLock)
 
-    def save(
-        self,
-        collection: str,
-        key: Any,
-        values: Mapping[str, Any] | None = None,
-        delete: bool = False,
-        *,
-        add: Sequence[str] = (),
-        request_id: str = "",
-        timeout: float | None = None,
-    ) -> str:
-        """Saves one object; durable when this returns. Returns the save's ticket."""
-        save = Save(collection, key, values, delete, add)._message()
-        return self._call(_SAVE, "Save", _messages.SaveRequest(save=save, request_id=request_id), timeout).ticket
-
-    def save_batch(
-        self, saves: Iterable[Save], atomic: bool = False, *, request_id: str = "", timeout: float | None = None
-    ) -> list[str]:
-        """Saves many objects in order, accepted all or none; `atomic`: committed all or none too. Returns their tickets."""
-        batch = _messages.SaveBatchRequest(saves=[save._message() for save in saves], atomic=atomic, request_id=request_id)
-        return [result.ticket for result in self._call(_SAVE, "SaveBatch", batch, timeout).results]
-
-    def flush(self, collections: Iterable[str] = (), *, timeout: float | None = None) -> int:
-        """Waits until everything accepted before is in Postgres or has failed; of all collections if none is named."""
-        return self._call(_SAVE, "Flush", _messages.FlushRequest(collections=collections), timeout).through
-
-    def status(self, *, timeout: float | None = None) -> Any:
-        """How the daemon stands: the message Status of admin_service.proto."""
-        return self._call(_ADMIN, "GetStatus", _messages.GetStatusRequest(), timeout).status
+    save = _blocking(_Calls.save)
+    delete = _blocking(_Calls.delete)
+    append = _blocking(_Calls.append)
+    save_batch = _blocking(_Calls.save_batch)
+    ticket = _blocking(_Calls.ticket)
+    await_ticket = _blocking(_Calls.await_ticket)
+    get = _blocking(_Calls.get)
+    flush = _blocking(_Calls.flush)
+    status = _blocking(_Calls.status)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -152,36 +668,182 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
-        """Calls, and calls again what was certainly not accepted; with a request id, also what may have been.
-
-        Not left to the retry policy of gRPC: that goes by the status code alone, and UNAVAILABLE is also the code of a
-        connection that broke after the daemon took the save.
-        """
-        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
-        answer = getattr(_messages, method + "Response")
-        call = self._channel.unary_unary(
-            f"/{service}/{method}", request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
-        )
-        again_after = (Unavailable, OutcomeUnknown) if getattr(request, "request_id", "") else Unavailable
-        backoff = BACKOFF_MIN_S
-        for attempt in range(1, ATTEMPTS_MAX + 1):
+    def _make(self, call: _Call[T]) -> T:
+        attempts, stub = _Attempts(call.policy, self._seconds(call.timeout)), _stub(self._channel.unary_unary, call.request)
+        while True:
             try:
-                return call(request, timeout=max(deadline - time.monotonic(), 0))
+                answer = call.read(stub(call.request, timeout=attempts.timeout()))
+                if attempts.is_enough(answer):
+                    return answer
+                wait = BACKOFF_MIN_S
             except grpc.RpcError as failure:
-                error = _error(failure)
-                wait = _pushback(failure, backoff * random.uniform(0.5, 1))
-                again = isinstance(error, again_after) and attempt < ATTEMPTS_MAX and wait is not None
-                if not again or time.monotonic() + wait >= deadline:
-                    raise error from failure
+                wait = attempts.wait_after(failure)
             time.sleep(wait)
-            backoff = min(backoff * 2, BACKOFF_MAX_S)
+
+    def _saving(self, method: Any, saver: _Saver) -> Any:
+        if inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):
+            raise TypeError("Client.saves decorates plain methods: what they do is done when they return")
+
+        def saving(obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+            with saver.around(obj) as is_covered:
+                result = method(obj, *args, **kwargs)
+            if not is_covered():
+                with self._turns.of(obj):
+                    self._make(saver.call(obj))
+            return result
+
+        return saving
 
 
-_SAVE, _ADMIN = "forebay.v1.SaveService", "forebay.v1.AdminService"
+class AsyncClient(_Client):
+    """`Client` for asyncio: the same methods, to be awaited."""
+
+    def __init__(self, target: str, timeout: float = 10.0) -> None:
+        self.timeout = timeout
+        self._target = target
+        self._turns = _Turns(asyncio.Lock)
+
+    save = _awaited(_Calls.save)
+    delete = _awaited(_Calls.delete)
+    append = _awaited(_Calls.append)
+    save_batch = _awaited(_Calls.save_batch)
+    ticket = _awaited(_Calls.ticket)
+    await_ticket = _awaited(_Calls.await_ticket)
+    get = _awaited(_Calls.get)
+    flush = _awaited(_Calls.flush)
+    status = _awaited(_Calls.status)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @functools.cached_property
+    def _channel(self) -> Any:
+        # Opened by the first call: the library ties a channel to a loop, and where a class is decorated there may be none yet.
+        return grpc.aio.insecure_channel(self._target, options=_OPTIONS)
+
+    async def _make(self, call: _Call[T]) -> T:
+        attempts, stub = _Attempts(call.policy, self._seconds(call.timeout)), _stub(self._channel.unary_unary, call.request)
+        while True:
+            try:
+                answer = call.read(await stub(call.request, timeout=attempts.timeout()))
+                if attempts.is_enough(answer):
+                    return answer
+                wait = BACKOFF_MIN_S
+            except grpc.RpcError as failure:
+                wait = attempts.wait_after(failure)
+            await asyncio.sleep(wait)
+
+    def _saving(self, method: Any, saver: _Saver) -> Any:
+        if not inspect.iscoroutinefunction(method):
+            raise TypeError("AsyncClient.saves decorates methods with async def")
+
+        async def saving(obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+            with saver.around(obj) as is_covered:
+                result = await method(obj, *args, **kwargs)
+            if not is_covered():
+                async with self._turns.of(obj):
+                    await self._make(saver.call(obj))
+            return result
+
+        return saving
 
 
-def _error(failure: Any) -> Error:
+class _Saver:
+    """What a `saves` decorator knows: what to save, and whether a call around this one will."""
+
+    _under_way: contextvars.ContextVar[tuple[_Saving, ...]] = contextvars.ContextVar("forebay_saves", default=())
+
+    def __init__(self, client: object, collection: str, key: Any, body: Any, how: How) -> None:
+        if "request_id" in how:
+            raise TypeError("a request id is for one call: it would have every later save taken for the first")
+        self._collection, self._key, self._body, self._how = collection, key, body, how
+        self._arguments = (client, collection, body, how)
+
+    @contextlib.contextmanager
+    def around(self, obj: Any) -> Iterator[Callable[[], bool]]:
+        """Around the method. Yields what tells, once it has returned, whether a call around it saves the object."""
+        if not (self._body or hasattr(obj, "to_save") or dataclasses.is_dataclass(obj)):
+            raise TypeError(f"{type(obj).__name__} is no dataclass: to be saved it takes a method to_save, or body=")
+        outer, this = self._under_way.get(), _Saving((id(obj), self._arguments))
+        before = self._under_way.set((*outer, this))
+        try:
+            # Asked only then, as a task may outlive the call that it was begun in.
+            yield lambda: any(call.is_open and call.what == this.what for call in outer)
+        finally:
+            this.is_open = False
+            self._under_way.reset(before)
+
+    def call(self, obj: Any) -> _Call[Saved]:
+        """Saves the object as it is now."""
+        key = self._key(obj) if self._key else ()
+        if self._body:
+            values = self._body(obj)
+        elif hasattr(obj, "to_save"):
+            values = obj.to_save()
+        else:
+            values = {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
+        return _save(Save(self._collection, key, values), self._how)
+
+
+@dataclass
+class _Saving:
+    """A decorated call; open until its method has returned. The state of the object is taken after that."""
+
+    what: Any
+    is_open: bool = True
+
+
+class _Turns:
+    """A lock for each object that is being saved, for as long as someone holds it or waits for it."""
+
+    def __init__(self, lock: Callable[[], Any]) -> None:
+        self._new, self._guard = lock, threading.Lock()
+        self._locks: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+    def of(self, obj: Any) -> Any:
+        with self._guard:
+            return self._locks.setdefault(id(obj), self._new())
+
+
+def _status(answer: Any) -> TicketStatus:
+    status = answer.status
+    return TicketStatus(
+        state=TicketState(status.state),
+        failure=_failure(status),
+        accept_time=_time(status.accept_time) if status.HasField("accept_time") else None,
+        outcome_time=_time(status.outcome_time) if status.HasField("outcome_time") else None,
+        retry_ticket=status.retry_ticket,
+        superseded=status.superseded,
+        saves_ahead=status.saves_ahead,
+        estimated_wait=_duration(status.estimated_wait) if status.HasField("estimated_wait") else None,
+    )
+
+
+def _row(key: Iterable[str], row: Any, found: bool) -> Row:
+    return Row(tuple(key), row.json if found else None, row.pending, tuple(row.unknown_columns))
+
+
+def _failure(told: Any) -> Failure | None:
+    why = told.failure
+    return Failure(why.sqlstate, why.constraint, why.message) if told.HasField("failure") else None
+
+
+def _time(timestamp: Any) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(0, datetime.timezone.utc) + _duration(timestamp)
+
+
+def _duration(duration: Any) -> datetime.timedelta:
+    return datetime.timedelta(seconds=duration.seconds, microseconds=duration.nanos // 1_000)
+
+
+def _error(failure: Any, saves: bool) -> Error:
     """What a failed call asks of the caller."""
     code, message = failure.code(), failure.details() or ""
     info, violations = _messages.ErrorInfo(), []
@@ -192,15 +854,25 @@ def _error(failure: Any) -> Error:
             violations = [(violation.field, violation.description) for violation in bad.field_violations]
         elif detail.Is(_messages.ErrorInfo.DESCRIPTOR):
             info = _messages.ErrorInfo.FromString(detail.value)
-    reason = info.reason if info.domain == "forebay.dev" else ""
-    return _kind(code, reason, message)(code, reason, message, violations)
+    if info.domain != "forebay.dev":
+        info = _messages.ErrorInfo()
+    kind = _kind(code, info.reason, message)
+    if kind is OutcomeUnknown and not saves:
+        kind = Unavailable
+    return kind(code, info.reason, message, violations, info.metadata)
 
 
 def _kind(code: grpc.StatusCode, reason: str, message: str) -> type[Error]:
+    if reason == "SAVE_FAILED":
+        return SaveFailed
+    if reason in ("LANE_PAUSED", "LANE_HALTED", "LANE_FENCED"):
+        return Blocked
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
-        # Without the daemon's reason it is of the library's or a proxy's making: of those, only these came before the request was sent.
-        unsent = message.startswith(_UNSENT)
-        return Unavailable if reason or unsent else OutcomeUnknown
+        # Without the daemon's reason it is of the library's or a proxy's making: of those, only these came before the request
+        # was sent.
+        if not reason and not message.startswith(_UNSENT):
+            return OutcomeUnknown
+        return Unavailable if code is grpc.StatusCode.UNAVAILABLE else Busy
     # A code that is not known to refuse may hide an accepted save.
     return Refused if code in _REFUSALS else OutcomeUnknown
 
@@ -208,17 +880,11 @@ def _kind(code: grpc.StatusCode, reason: str, message: str) -> type[Error]:
 # What the library says when there was no connection. A text that is not known is taken for a lost answer.
 _UNSENT = ("failed to connect to all addresses", "errors resolving", "DNS resolution failed")
 
-_REFUSALS = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.ALREADY_EXISTS,
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.OUT_OF_RANGE,
-    grpc.StatusCode.UNIMPLEMENTED,
-}
+_REFUSALS = [
+    *(grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.ABORTED),
+    *(grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION),
+    *(grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.UNIMPLEMENTED),
+]
 
 
 def _pushback(failure: Any, otherwise: float) -> float | None:
@@ -235,12 +901,15 @@ def _trailer(failure: Any, name: str) -> Any:
 
 def _text(value: Any) -> str:
     """A value as Postgres reads it."""
+    if isinstance(value, enum.Enum):
+        return _text(value.value)
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        return int.__repr__(value)
+        # Python refuses to write longer ones, unless it is told otherwise.
+        return int.__repr__(value) if value.bit_length() < 2_000 else format(Decimal(value), "f")
     if isinstance(value, float):
         if math.isfinite(value):
             return float.__repr__(value)
@@ -257,10 +926,21 @@ def _text(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} has no text for Postgres: {value!r}")
 
 
+def _key(key: Any) -> list[str]:
+    return [_text(part) for part in (key if isinstance(key, (list, tuple)) else [key])]
+
+
+def _whole(digits: str) -> int | Decimal:
+    # As in _text.
+    return int(digits) if len(digits) <= 640 else Decimal(digits)
+
+
 def _json(value: Any) -> str:
     """JSON with every digit of a Decimal, which json.dumps can't write; NaN and infinities are strings."""
     if value is None:
         return "null"
+    if isinstance(value, enum.Enum):
+        return _json(value.value)
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{encode_basestring(_text(name))}:{_json(member)}" for name, member in value.items()) + "}"
     if isinstance(value, (list, tuple)):

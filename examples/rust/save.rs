@@ -48,6 +48,6 @@ async fn a_stream(client: &Client) -> Result<(), Error> {
     }
     stream.send(Save::delete("items", ["7", "2"])).await?;
     let finished = stream.finish().await?;
-    println!("stream: {} saves answered, {} refused", finished.through, finished.refused.len());
+    println!("stream: {} saves answered, {} not saved", finished.through, finished.not_saved.len());
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Entries: what one row has to become, step by step. Nearly every object needs one; see [`fold`](super::fold) for the rules.
 
-use crate::save::{Added, Body, ColumnSet, Member, sum_of_amounts};
+use super::SEQUENCE_BYTES;
+use crate::save::{Added, Body, ColumnSet, Member, Save, Sequence, sum_of_amounts};
 
 /// A step of an object: what one statement does to its row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +14,19 @@ pub struct Entry {
     pub adds: ColumnSet,
     /// The values.
     pub body: Body,
+    /// Of a collection with a version column. (Apart: where there is none it takes no room.)
+    pub guard: Option<Box<Guard>>,
+}
+
+/// A version that decides whether an entry has an effect, and for which saves it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
     /// A row that is there is only changed if its version is lower or null. (One that is replaced is changed in any case.)
-    pub version: Option<i64>,
+    pub version: i64,
+    /// The save whose version it is.
+    pub save: Sequence,
+    /// The saves that it hides, in order: they share its fate. None if the entry replaces.
+    pub folded: Vec<Sequence>,
 }
 
 /// What two entries of one object make.
@@ -30,31 +42,48 @@ pub(super) enum Laid {
 impl Entry {
     /// An entry that only names columns.
     pub(super) fn plain(replaces: bool, columns: ColumnSet, body: Body) -> Self {
-        Self { replaces, columns, adds: ColumnSet::EMPTY, body, version: None }
+        Self { replaces, columns, adds: ColumnSet::EMPTY, body, guard: None }
+    }
+
+    /// What it takes of the limits beside its frame.
+    pub(super) fn bytes(&self) -> u64 {
+        self.body.as_bytes().len() as u64 + self.guard.as_ref().map_or(0, |guard| guard.bytes())
     }
 
     /// The later entry over this one. `added` are the columns that the later adds to; `exists`: an entry before this one has
     /// made sure that there is a row.
     pub(super) fn then(self, later: Self, added: &[Added], exists: bool) -> Laid {
-        match (self.version, later.version) {
+        match (&self.guard, &later.guard) {
             (None, None) => {}
-            (Some(known), Some(version)) if version <= known => return Laid::Stale(self),
+            (Some(known), Some(guard)) if guard.version <= known.version => return Laid::Stale(self),
             // The version that the row has is known.
             (Some(_), Some(_)) if self.replaces => {}
-            (Some(_), Some(_)) if later.adds.is_empty() && later.columns.covers(&self.columns) => return Laid::One(later),
+            (Some(_), Some(_)) if later.adds.is_empty() && later.columns.covers(&self.columns) => return Laid::One(later.hiding(self)),
             _ => return Laid::Two(self, later),
         }
         if self.adds.is_empty() && later.adds.is_empty() {
             let (columns, body) = union(self.columns, &self.body, later.columns, later.body);
-            return Laid::One(Self { version: later.version, ..Self::plain(self.replaces, columns, body) });
+            let guard = later.guard.map(Guard::of_a_replace);
+            return Laid::One(Self { guard, ..Self::plain(self.replaces, columns, body) });
         }
         match self.summed(&later, added, exists) {
-            Some(one) => Laid::One(one),
+            Some(one) => Laid::One(Self { guard: later.guard.map(Guard::of_a_replace), ..one }),
             None => Laid::Two(self, later),
         }
     }
 
-    /// Both as one, with what is added summed; `None` if that would show.
+    /// In the place of an earlier one, whose saves share its fate from now on.
+    fn hiding(mut self, earlier: Self) -> Self {
+        if let (Some(guard), Some(hidden)) = (&mut self.guard, earlier.guard) {
+            let Guard { save, mut folded, .. } = *hidden;
+            folded.push(save);
+            folded.append(&mut guard.folded);
+            guard.folded = folded;
+        }
+        self
+    }
+
+    /// Both as one, without a guard and with what is added summed; `None` if that would show.
     fn summed(&self, later: &Self, added: &[Added], exists: bool) -> Option<Self> {
         if !(exists || self.columns.covers(&later.adds)) {
             return None;
@@ -90,7 +119,28 @@ impl Entry {
         adds.extend(&later.adds.without(&self.columns));
         let mut columns = self.columns.clone();
         columns.extend(&later.columns);
-        Some(Self { replaces: self.replaces, columns, adds, body, version: later.version })
+        Some(Self { replaces: self.replaces, columns, adds, body, guard: None })
+    }
+}
+
+impl Guard {
+    pub(super) fn new(version: i64, save: Sequence) -> Self {
+        Self { version, save, folded: Vec::new() }
+    }
+
+    /// The saves that have no effect if the row is not changed.
+    pub fn saves(&self) -> impl Iterator<Item = Sequence> {
+        self.folded.iter().copied().chain([self.save])
+    }
+
+    /// Written in any case: nobody will ask what it hides.
+    fn of_a_replace(mut self: Box<Self>) -> Box<Self> {
+        self.folded = Vec::new();
+        self
+    }
+
+    fn bytes(&self) -> u64 {
+        Save::VERSION_BYTES + SEQUENCE_BYTES * self.folded.len() as u64
     }
 }
 

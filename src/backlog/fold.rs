@@ -12,13 +12,19 @@
 //!   there is a row. In that entry, and those after it, such a column is one more of those added to.
 //! - With versions, a set may be stale, depending on what Postgres holds. So it folds into a later one only if that one has a higher
 //!   version, names every column of it and adds nothing; over a replace, whose version is known, any higher one folds. A version
-//!   that isn't higher than the one before it is stale for certain: that save is dropped, and counted. What was saved without
+//!   that isn't higher than the one before it is stale for certain: that save is dropped, and noted. What was saved without
 //!   one, before the collection had a version column, stays apart from what has one.
 //! - When the last entry adds nothing any more, as it was all set since, it is laid over the one before.
+//!
+//! A save is *superseded* if it ends without effect because the row has a version as high. Told as such are the saves that were
+//! stale for certain, and those of an entry that Postgres did not write: [all of them](Guard::saves), as the last and highest was
+//! stale. Of a save below one that is written, or below a delete, nobody can say whether it had an effect in between, nor see it:
+//! it is not told. So what is told is what would be stale executed directly, but for saves that a later one hides which is not.
+//! Executed one by one, nothing hides anything.
 
 use std::{collections::hash_map::Entry as Place, sync::Arc};
 
-use super::{AppendedRow, CollectionFold, Entry, Fold, Footprint, Generation, Object, Part, Retry, entry::Laid};
+use super::{AppendedRow, CollectionFold, Entry, Fold, Footprint, Generation, Guard, Object, Part, Retry, SEQUENCE_BYTES, entry::Laid};
 use crate::{
     collections::Reaches,
     save::{Accepted, Added, Change, CollectionId, ColumnSet, Save, Sequence},
@@ -129,7 +135,8 @@ impl CollectionFold {
                 return Footprint::default();
             }
             Change::Set(body) => {
-                Some(Entry { replaces: false, columns, adds: adds.iter().map(|added| added.column).collect(), body, version })
+                let guard = version.map(|version| Box::new(Guard::new(version, sequence)));
+                Some(Entry { replaces: false, columns, adds: adds.iter().map(|added| added.column).collect(), body, guard })
             }
             Change::Delete => None,
         };
@@ -145,8 +152,12 @@ impl CollectionFold {
                 object.batched |= batched;
                 let folded = object.fold_in(sequence, change, &adds);
                 self.later_rounds = self.later_rounds.max(folded.entries - 1);
-                self.superseded += u64::from(folded.stale);
-                Footprint { bytes: frame * folded.saved.objects + folded.saved.bytes, ..folded.saved }
+                let mut saved = Footprint { bytes: frame * folded.saved.objects + folded.saved.bytes, ..folded.saved };
+                if folded.stale {
+                    self.stale.push(sequence);
+                    saved.bytes -= SEQUENCE_BYTES;
+                }
+                saved
             }
         }
     }
@@ -169,7 +180,7 @@ impl CollectionFold {
         }
         self.appended.extend(later.appended);
         self.later_rounds = self.later_rounds.max(later.later_rounds);
-        self.superseded += later.superseded;
+        self.stale.extend(later.stale);
         let sum = self.footprint + later.footprint;
         self.footprint = Footprint { bytes: sum.bytes - saved.bytes, objects: sum.objects - saved.objects };
         saved
@@ -178,7 +189,7 @@ impl CollectionFold {
 
 /// What laying a save over an object did.
 struct Folded {
-    /// Entries, and bytes of bodies, that are gone.
+    /// Entries, and bytes beside their frames, that are gone.
     saved: Footprint,
     /// Entries there are now.
     entries: usize,
@@ -191,7 +202,7 @@ impl Object {
     fn fold_in(&mut self, sequence: Sequence, later: Option<Entry>, added: &[Added]) -> Folded {
         let earlier = std::mem::replace(&mut self.fold, Fold::Delete);
         let entries = earlier.entries() + 1;
-        let bytes = earlier.body_bytes() + later.as_ref().map_or(0, |entry| entry.body.as_bytes().len() as u64);
+        let bytes = earlier.bytes() + later.as_ref().map_or(0, Entry::bytes);
         self.last = sequence;
         self.saves = self.saves.saturating_add(1);
         let mut stale = false;
@@ -200,7 +211,8 @@ impl Object {
         }
         let left = self.fold.entries();
         // No body is ever longer than the two that it is made of: a brace pair less, and sums that would be longer aren't made.
-        let saved = Footprint { bytes: bytes - self.fold.body_bytes(), objects: (entries - left) as u64 };
+        // Nor is a guard with one save more larger than two.
+        let saved = Footprint { bytes: bytes - self.fold.bytes(), objects: (entries - left) as u64 };
         Folded { saved, entries: left, stale }
     }
 }
@@ -214,7 +226,7 @@ impl Object {
             Fold::Delete => self.fold_in(later.last, None, &[]),
             Fold::Set { columns, body } => self.fold_in(later.last, Some(Entry::plain(false, columns, body)), &[]),
             fold @ (Fold::Replace { .. } | Fold::Entries(_)) => {
-                let (bytes, objects) = (self.fold.body_bytes(), self.fold.entries() as u64);
+                let (bytes, objects) = (self.fold.bytes(), self.fold.entries() as u64);
                 let entries = fold.entries();
                 self.fold = fold;
                 Folded { saved: Footprint { bytes, objects }, entries, stale: false }
@@ -227,9 +239,9 @@ impl Object {
 
 impl Fold {
     /// One entry, in the form that takes the least room.
-    fn of(Entry { replaces, columns, adds, body, version }: Entry) -> Self {
+    fn of(Entry { replaces, columns, adds, body, guard }: Entry) -> Self {
         match replaces {
-            _ if !adds.is_empty() || version.is_some() => Self::Entries(vec![Entry { replaces, columns, adds, body, version }]),
+            _ if !adds.is_empty() || guard.is_some() => Self::Entries(vec![Entry { replaces, columns, adds, body, guard }]),
             true => Self::Replace { columns, body },
             false => Self::Set { columns, body },
         }
@@ -274,11 +286,11 @@ impl Fold {
         if let Self::Entries(entries) = self { entries.len() } else { 1 }
     }
 
-    fn body_bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         match self {
             Self::Set { body, .. } | Self::Replace { body, .. } => body.as_bytes().len() as u64,
             Self::Delete => 0,
-            Self::Entries(entries) => entries.iter().map(|entry| entry.body.as_bytes().len() as u64).sum(),
+            Self::Entries(entries) => entries.iter().map(Entry::bytes).sum(),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Fold, Generation, Object};
-use crate::save::{Added, Body, Change, CollectionId, Key, LaneId, NumberForm, Save};
+use super::{Fold, Generation, Guard, Object};
+use crate::save::{Accepted, Added, Body, Change, CollectionId, Key, LaneId, NumberForm, Save, Sequence};
 
 pub(crate) const COLUMNS: u16 = 5;
 /// From here on columns are numbers.
@@ -78,16 +78,56 @@ fn plus(stored: &str, amount: &str) -> String {
     }
 }
 
+/// Which saves of a generation are told as superseded, by those that are `stale` when they are executed one by one: all but
+/// those that a later save hides which is not.
+pub(crate) fn superseded(saves: &[Accepted], stale: &[Sequence]) -> Vec<Sequence> {
+    let told = |n: usize| stale.contains(&saves[n].sequence) && (is_stale_for_certain(saves, n) || !is_hidden(saves, n, stale));
+    (0..saves.len()).filter(|&n| told(n)).map(|n| saves[n].sequence).collect()
+}
+
+fn is_same_object(a: &Save, b: &Save) -> bool {
+    a.collection == b.collection && a.key == b.key
+}
+
+/// Whether an earlier save has a version as high, with no delete and no save without a version between the two.
+fn is_stale_for_certain(saves: &[Accepted], n: usize) -> bool {
+    let earlier = saves[..n].iter().rev().map(|accepted| &accepted.save).filter(|earlier| is_same_object(earlier, &saves[n].save));
+    earlier.map_while(|earlier| earlier.version).any(|version| Some(version) >= saves[n].save.version)
+}
+
+/// Whether it is deleted later; or a later save that has an effect adds nothing, and names every column of all from here on that
+/// may have had one, each with its version.
+fn is_hidden(saves: &[Accepted], n: usize, stale: &[Sequence]) -> bool {
+    let (mut columns, mut highest) = (saves[n].save.columns.clone(), saves[n].save.version);
+    for Accepted { sequence, save } in saves[n + 1..].iter().filter(|later| is_same_object(&later.save, &saves[n].save)) {
+        match (&save.change, save.version) {
+            (Change::Delete, _) => return true,
+            // What follows is laid over this one, and this one over nothing.
+            (_, None) => highest = None,
+            (_, version) if highest.is_none() || version <= highest => {}
+            _ if save.adds.is_empty() && save.columns.covers(&columns) && !stale.contains(sequence) => return true,
+            (_, version) => {
+                columns.extend(&save.columns);
+                highest = version;
+            }
+        }
+    }
+    false
+}
+
 impl Model {
-    pub(crate) fn execute(&mut self, save: &Save) {
+    /// Gives whether the save was stale.
+    pub(crate) fn execute(&mut self, save: &Save) -> bool {
+        let stale = matches!(save.change, Change::Set(_)) && self.is_stale(&save.key, save.version);
         match &save.change {
-            Change::Set(_) if self.is_stale(&save.key, save.version) => {}
+            Change::Set(_) if stale => {}
             Change::Set(body) => self.set(&save.key, body, save.adds.len()),
             Change::Delete => drop(self.rows.remove(&save.key)),
             Change::Append(body) => {
                 self.log.push(defaults().into_iter().chain(values(body)).collect());
             }
         }
+        stale
     }
 
     /// Whether the row has a version as high as this. The version is the third column; what is no number there is none.
@@ -108,16 +148,21 @@ impl Model {
         }
     }
 
-    pub(crate) fn apply(&mut self, generation: &Generation) {
+    /// Gives the saves that were superseded.
+    pub(crate) fn apply(&mut self, generation: &Generation) -> Vec<Sequence> {
+        let mut superseded = Vec::new();
         for fold in generation.parts.iter().flat_map(|part| part.collections.values()) {
             for round in 0..=fold.later_rounds {
-                fold.objects.iter().for_each(|(key, object)| self.apply_entry(key, object, round));
+                fold.objects.iter().for_each(|(key, object)| self.apply_entry(key, object, round, &mut superseded));
             }
+            superseded.extend(&fold.stale);
             self.log.extend(fold.appended.iter().map(|row| defaults().into_iter().chain(values(&row.body)).collect::<Row>()));
         }
+        superseded.sort_unstable();
+        superseded
     }
 
-    fn apply_entry(&mut self, key: &Key, object: &Object, round: usize) {
+    fn apply_entry(&mut self, key: &Key, object: &Object, round: usize, superseded: &mut Vec<Sequence>) {
         match &object.fold {
             Fold::Entries(entries) => {
                 let Some(entry) = entries.get(round) else { return };
@@ -125,7 +170,9 @@ impl Model {
                 if entry.replaces {
                     self.rows.remove(key);
                 }
-                if self.is_stale(key, entry.version) {
+                let guard = entry.guard.as_deref();
+                if self.is_stale(key, guard.map(|guard| guard.version)) {
+                    superseded.extend(guard.into_iter().flat_map(Guard::saves));
                     return;
                 }
                 assert!(round == 0 || self.rows.contains_key(key), "a later entry finds the row there");

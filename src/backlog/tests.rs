@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::{prelude::*, sample::Index};
 
 use super::{
-    model::{COLUMNS, LOG, Model, NUMBERS, ROWS, Row, VERSION, adding, form, save},
+    model::{COLUMNS, LOG, Model, NUMBERS, ROWS, Row, VERSION, adding, form, save, superseded},
     *,
 };
 use crate::save::{Change, Save};
@@ -81,9 +81,17 @@ fn any_save() -> impl Strategy<Value = Save> {
     ]
 }
 
+fn mostly_versioned() -> impl Strategy<Value = Save> {
+    prop_oneof![8 => any_versioned(), 1 => any_save()]
+}
+
 /// Saves one by one and in atomic batches, numbered with jumps between.
 fn history() -> impl Strategy<Value = Vec<Accepted>> {
-    let unit = (prop::collection::vec(any_save(), 1..4), 1..3u64);
+    history_of(any_save())
+}
+
+fn history_of(save: impl Strategy<Value = Save>) -> impl Strategy<Value = Vec<Accepted>> {
+    let unit = (prop::collection::vec(save, 1..4), 1..3u64);
     prop::collection::vec(unit, 0..24).prop_map(|units| {
         let (mut accepted, mut sequence) = (Vec::new(), Sequence::ZERO);
         for (unit, jump) in units {
@@ -102,7 +110,8 @@ fn history() -> impl Strategy<Value = Vec<Accepted>> {
 fn existing() -> impl Strategy<Value = BTreeMap<Key, Row>> {
     let row = (0..3u8, "[0-9]").prop_map(|(number, text)| {
         let numbers = [["1.0050", "-2.0000"], ["null", "null"], ["\"NaN\"", "0.0500"]][usize::from(number)];
-        let texts = (0..NUMBERS).map(|column| (column, format!("\"old{text}\"")));
+        let version = (number == 2).then(|| (VERSION, text.clone()));
+        let texts = (0..NUMBERS).map(|column| (column, format!("\"old{text}\""))).chain(version);
         texts.chain((NUMBERS..).zip(numbers.map(str::to_owned))).collect::<Row>()
     });
     prop::collection::btree_map((0..4u8).prop_map(|key| Key::from_parts([key.to_string().as_str()])), row, 0..4)
@@ -146,6 +155,26 @@ proptest! {
     }
 
     #[test]
+    fn superseded_is_what_is_stale_one_by_one_and_not_hidden(rows in existing(), history in history_of(mostly_versioned()), max in 1..20u64) {
+        let (mut direct, mut folded) = (Model { rows, log: Vec::new() }, Model::default());
+        folded.clone_from(&direct);
+        let mut alone = direct.clone();
+        let stale: Vec<_> = history.iter().filter(|accepted| direct.execute(&accepted.save)).map(|accepted| accepted.sequence).collect();
+        let mut backlog = Backlog::new(max, Sequence::ZERO, Arc::default());
+        for accepted in &history {
+            backlog.offer(accepted.clone());
+        }
+        while let Some(generation) = backlog.seal() {
+            let within = |sequence: Sequence| sequence > generation.after && sequence <= generation.through;
+            let saves: Vec<_> = history.iter().filter(|accepted| within(accepted.sequence)).cloned().collect();
+            prop_assert_eq!(folded.apply(&generation), superseded(&saves, &stale));
+            let one_by_one = Generation::one_by_one(generation.after, Arc::default(), saves);
+            let told: Vec<_> = stale.iter().copied().filter(|&sequence| within(sequence)).collect();
+            prop_assert_eq!(alone.apply(&one_by_one), told);
+        }
+    }
+
+    #[test]
     fn footprints_are_what_was_reserved_and_not_given_back(history in history(), max in 1..6u64, seals in prop::collection::vec(any::<bool>(), 72)) {
         let mut backlog = Backlog::new(max, Sequence::ZERO, Arc::default());
         let (mut reserved, mut taken) = (Footprint::default(), Footprint::default());
@@ -171,11 +200,16 @@ fn counted(generation: &Generation) -> Footprint {
     let mut sum = Footprint::default();
     for fold in generation.parts.iter().flat_map(|part| part.collections.values()) {
         let rows = fold.appended.iter().map(|row| row.body.as_bytes().len());
+        sum.bytes += 8 * fold.stale.len() as u64;
+        let entry_bytes = |entry: &Entry| match &entry.guard {
+            Some(guard) => entry.body.as_bytes().len() + Save::VERSION_BYTES as usize + 8 * guard.folded.len(),
+            None => entry.body.as_bytes().len(),
+        };
         let objects = fold.objects.iter().flat_map(|(key, object)| {
             let bodies = match &object.fold {
                 Fold::Set { body, .. } | Fold::Replace { body, .. } => vec![body.as_bytes().len()],
                 Fold::Delete => vec![0],
-                Fold::Entries(entries) => entries.iter().map(|entry| entry.body.as_bytes().len()).collect(),
+                Fold::Entries(entries) => entries.iter().map(entry_bytes).collect(),
             };
             assert!(bodies.len() <= fold.later_rounds + 1);
             bodies.into_iter().map(|bytes| key.as_bytes().len() + bytes)
@@ -225,24 +259,57 @@ fn a_full_generation_waits_for_the_end_of_its_batch() {
     assert_eq!((backlog.oldest_accepted_at(), generation.oldest_accepted_at.is_some()), (None, true));
 }
 
-/// The entries that versioned saves fold into, and how many of these were stale.
-fn versions(saves: &[(i64, &str)]) -> (Vec<String>, u64) {
-    let saves = (1..).zip(saves).map(|(n, &(version, json))| {
-        let body = Body::parse(json.as_bytes()).expect("a body");
-        Accepted { sequence: Sequence::from_u64(n), save: Save { version: Some(version), ..adding(1, body, 0) } }
-    });
-    let generation = Generation::fold(Sequence::ZERO, Arc::default(), saves);
-    let fold = &generation.parts[0].collections[&ROWS];
-    let Fold::Entries(entries) = &fold.objects[&Key::from_parts(["1"])].fold else { panic!("a version is not plain") };
-    (entries.iter().map(|entry| entry.body.as_str().to_owned()).collect(), fold.superseded)
+/// Versioned saves of one object.
+fn versioned_saves(after: u64, saves: &[(i64, &str)]) -> impl Iterator<Item = Accepted> {
+    (after + 1..).zip(saves).map(|(n, &(version, json))| {
+        let Accepted { sequence, save } = accepted(n, 1, json, 0);
+        Accepted { sequence, save: Save { version: Some(version), ..save } }
+    })
 }
+
+fn versioned(after: u64, saves: &[(i64, &str)]) -> Generation {
+    Generation::fold(Sequence::from_u64(after), Arc::default(), versioned_saves(after, saves))
+}
+
+/// The bodies and saves of the entries of a generation, part by part, and the saves that were stale.
+fn versions(generation: &Generation) -> (Vec<(&str, Vec<u64>)>, Vec<u64>) {
+    let folds = || generation.parts.iter().map(|part| &part.collections[&ROWS]);
+    let numbers = |saves: &mut dyn Iterator<Item = Sequence>| saves.map(Sequence::get).collect::<Vec<_>>();
+    let entries = folds().flat_map(|fold| match &fold.objects[&Key::from_parts(["1"])].fold {
+        Fold::Entries(entries) => entries,
+        other => panic!("a version is not plain: {other:?}"),
+    });
+    let guarded = |entry: &Entry| numbers(&mut entry.guard.as_ref().expect("a version").saves());
+    (entries.map(|entry| (entry.body.as_str(), guarded(entry))).collect(), numbers(&mut folds().flat_map(|fold| fold.stale.clone())))
+}
+
+const ONE: (i64, &str) = (1, r#"{"c2":1,"c0":"a"}"#);
+const TWO: (i64, &str) = (2, r#"{"c2":2,"c1":"b"}"#);
+const THREE: (i64, &str) = (3, r#"{"c2":3,"c0":"c","c1":"c"}"#);
 
 #[test]
 fn a_versioned_save_folds_only_into_a_higher_one_that_names_all_of_its_columns() {
-    let (one, two, three) = ((1, r#"{"c2":1,"c0":"a"}"#), (2, r#"{"c2":2,"c1":"b"}"#), (3, r#"{"c2":3,"c0":"c","c1":"c"}"#));
-    assert_eq!(versions(&[one, two]), (vec![one.1.to_owned(), two.1.to_owned()], 0));
-    assert_eq!(versions(&[one, two, three]), (vec![three.1.to_owned()], 0));
-    assert_eq!(versions(&[three, two, one, three]), (vec![three.1.to_owned()], 3));
+    assert_eq!(versions(&versioned(0, &[ONE, TWO])), (vec![(ONE.1, vec![1]), (TWO.1, vec![2])], vec![]));
+    assert_eq!(versions(&versioned(0, &[ONE, TWO, THREE])), (vec![(THREE.1, vec![1, 2, 3])], vec![]));
+    assert_eq!(versions(&versioned(0, &[THREE, TWO, ONE, THREE])), (vec![(THREE.1, vec![1])], vec![2, 3, 4]));
+}
+
+#[test]
+fn generations_that_are_joined_keep_what_was_stale_and_what_is_hidden() {
+    let mut generation = versioned(0, &[TWO, ONE]);
+    let later = versioned(2, &[ONE, THREE, TWO]);
+    let before = generation.footprint + later.footprint;
+    let saved = generation.absorb(later);
+    assert_eq!(versions(&generation), (vec![(TWO.1, vec![1]), (THREE.1, vec![3, 4])], vec![2, 5]));
+    assert_eq!((generation.footprint + saved, counted(&generation)), (before, generation.footprint));
+}
+
+#[test]
+fn an_entry_that_replaces_keeps_no_saves_as_it_is_always_written() {
+    let delete = Accepted { sequence: Sequence::from_u64(1), save: save(1, ROWS, Change::Delete) };
+    let sets = versioned_saves(1, &[ONE, TWO, THREE]);
+    let generation = Generation::fold(Sequence::ZERO, Arc::default(), std::iter::once(delete).chain(sets));
+    assert_eq!(versions(&generation), (vec![(THREE.1, vec![4])], vec![]));
 }
 
 /// The entries that these saves fold into: what is added, marked `+`, and what is set.
@@ -280,4 +347,10 @@ fn an_add_that_comes_after_the_row_is_made_is_an_entry_of_its_own() {
 #[test]
 fn an_object_that_is_only_set_takes_no_more_room_than_before_there_were_adds() {
     assert!(size_of::<Object>() <= 56, "{}", size_of::<Object>());
+}
+
+#[test]
+fn a_version_takes_what_is_counted_and_an_entry_without_one_a_pointer() {
+    assert_eq!(size_of::<Guard>() as u64, Save::VERSION_BYTES);
+    assert!(size_of::<Entry>() <= 64, "{}", size_of::<Entry>());
 }

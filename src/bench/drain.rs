@@ -76,8 +76,8 @@ async fn fill(client: &Client, DrainOptions { rows, poison }: DrainOptions) -> a
         stream.send(save.into()).await.context("fill the backlog")?;
     }
     let finished = stream.finish().await.context("fill the backlog")?;
-    match finished.refused.into_iter().next() {
-        Some(refused) => Err(refused.error).context("fill the backlog"),
+    match finished.not_saved.into_iter().next() {
+        Some(not_saved) => Err(not_saved.error).context("fill the backlog"),
         None => Ok((0..rows).filter(|&key| is_poisoned(key).is_some()).count() as u64),
     }
 }

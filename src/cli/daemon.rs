@@ -55,7 +55,7 @@ impl DaemonArguments {
 
 fn exit_of(error: &Error) -> Exit {
     match error {
-        Error::Refused(_) | Error::Blocked(_) => Exit::No,
+        Error::Refused(_) | Error::Failed(_) | Error::Blocked(_) => Exit::No,
         Error::Busy(_) => Exit::TryAgain,
         Error::Unavailable(_) | Error::OutcomeUnknown(_) => Exit::Unavailable,
     }

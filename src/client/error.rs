@@ -5,11 +5,13 @@ use std::{collections::HashMap, error::Error as _, fmt, time::Duration};
 use tonic::{Code, ConnectError, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, RpcStatusExt, StatusExt, pb};
 
-use crate::proto::StreamRefused;
+use super::{Failure, Ticket};
+use crate::proto::{StreamFailed, StreamRefused};
 
 const DOMAIN: &str = "forebay.dev";
 /// Of a resumed stream: refused before, and the answer was lost.
 const OVERTAKEN: &str = "OVERTAKEN";
+const SAVE_FAILED: &str = "SAVE_FAILED";
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// A call failed. The variants are what the caller does differently.
@@ -18,6 +20,9 @@ pub enum Error {
     /// Not accepted, and never will be as it is: change the call. The answer lists what is wrong with it.
     #[error("refused: {0}")]
     Refused(Box<Answer>),
+    /// Accepted, and Postgres would not take it: final. Told where a save was to be persisted.
+    #[error("accepted, but Postgres would not take it: {}", .0.failure)]
+    Failed(Box<FailedSave>),
     /// Not possible until an operator acts: a lane is paused, halted or fenced.
     #[error("blocked: {0}")]
     Blocked(Box<Answer>),
@@ -31,6 +36,16 @@ pub enum Error {
     /// lost, unless saving twice is worse.
     #[error("it may have been accepted or not: {0}")]
     OutcomeUnknown(Box<Answer>),
+}
+
+/// A save that was accepted, and that Postgres would not take. It is kept, for an operator to retry.
+#[derive(Clone, Debug)]
+pub struct FailedSave {
+    /// Its ticket.
+    pub ticket: Ticket,
+    /// Why.
+    pub failure: Failure,
+    answer: Answer,
 }
 
 /// What the daemon, or the way to it, had to say.
@@ -77,6 +92,7 @@ impl Error {
     /// The details.
     pub fn answer(&self) -> &Answer {
         match self {
+            Self::Failed(failed) => &failed.answer,
             Self::Refused(answer)
             | Self::Blocked(answer)
             | Self::Busy(answer)
@@ -101,12 +117,24 @@ impl Error {
         Self::of(code, Box::new(Answer::new(refused.code, status.message, &details, None)))
     }
 
+    pub(super) fn from_failed(failed: StreamFailed) -> Self {
+        let failure = Failure::from(failed.failure.unwrap_or_default());
+        let answer = Answer {
+            code: Code::FailedPrecondition.into(),
+            reason: SAVE_FAILED.to_owned(),
+            message: failure.message.clone(),
+            ..Answer::default()
+        };
+        Self::Failed(Box::new(FailedSave { ticket: failed.ticket.into(), failure, answer }))
+    }
+
     /// What an answer of the daemon, or of something between, asks of the caller.
     fn of(code: Code, answer: Box<Answer>) -> Self {
         match code {
             Code::ResourceExhausted => Self::Busy(answer),
             // Without a reason it is of a proxy's making, which may have passed the call on.
             Code::Unavailable if !answer.reason.is_empty() => Self::Unavailable(answer),
+            Code::FailedPrecondition if answer.reason == SAVE_FAILED => Self::Failed(Box::new(FailedSave::told(*answer))),
             Code::FailedPrecondition if answer.reason != OVERTAKEN => Self::Blocked(answer),
             Code::InvalidArgument
             | Code::NotFound
@@ -132,6 +160,10 @@ impl Error {
         Self::Refused(Box::new(Answer { code: Code::InvalidArgument.into(), message: message.into(), ..Answer::default() }))
     }
 
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        Self::Busy(Box::new(Answer { code: Code::ResourceExhausted.into(), message: message.into(), ..Answer::default() }))
+    }
+
     pub(super) fn unavailable(message: impl Into<String>) -> Self {
         Self::Unavailable(Box::new(Answer { code: Code::Unavailable.into(), message: message.into(), ..Answer::default() }))
     }
@@ -143,6 +175,14 @@ impl Error {
     /// The same trouble, said of saves that had been sent before it.
     pub(super) fn for_sent(&self) -> Self {
         Self::OutcomeUnknown(Box::new(self.answer().clone()))
+    }
+}
+
+impl FailedSave {
+    fn told(answer: Answer) -> Self {
+        let of = |name: &str| answer.metadata.get(name).cloned().unwrap_or_default();
+        let failure = Failure { sqlstate: of("sqlstate"), constraint: of("constraint"), message: answer.message.clone() };
+        Self { ticket: of("ticket").into(), failure, answer }
     }
 }
 
@@ -238,6 +278,21 @@ mod tests {
         assert!(matches!(Error::from_status(status(Code::FailedPrecondition, "LANE_PAUSED")), Error::Blocked(_)));
         assert!(matches!(Error::from_status(status(Code::Internal, "OUTCOME_UNKNOWN")), Error::OutcomeUnknown(_)));
         assert!(matches!(Error::from_status(status(Code::DeadlineExceeded, "DEADLINE")), Error::OutcomeUnknown(_)));
+    }
+
+    #[test]
+    fn a_failed_save_tells_its_ticket_and_why() {
+        let metadata = [("ticket", "t-1"), ("sqlstate", "23503"), ("constraint", "guild")];
+        let metadata: HashMap<_, _> = metadata.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let details = ErrorDetails::with_error_info("SAVE_FAILED", DOMAIN, metadata);
+        let error = Error::from_status(Status::with_error_details(Code::FailedPrecondition, "no such guild", details));
+        let Error::Failed(failed) = &error else { panic!("{error}") };
+        let failure = Failure { sqlstate: "23503".to_owned(), constraint: "guild".to_owned(), message: "no such guild".to_owned() };
+        assert_eq!((failed.ticket.as_str(), &failed.failure), ("t-1", &failure));
+        assert!(!error.retryable());
+        assert_eq!(error.to_string(), "accepted, but Postgres would not take it: no such guild (23503)");
+        let streamed = StreamFailed { offset: 1, ticket: "t-1".to_owned(), failure: None };
+        assert_eq!(Error::from_failed(streamed).answer().reason, "SAVE_FAILED");
     }
 
     #[test]

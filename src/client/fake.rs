@@ -2,36 +2,29 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-};
-use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream, wrappers::UnboundedReceiverStream};
-use tonic::{
-    Code, Request, Response, Status, Streaming,
-    transport::{
-        Server,
-        server::{Connected, TcpConnectInfo},
-    },
-};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
+use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
+use tonic::{Code, Status, transport::Server};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::proto::{
-    self, OffsetRange, SaveStreamRequest, SaveStreamResponse, StreamAcknowledged, StreamOpened, StreamRefused,
-    save_service_server::{SaveService, SaveServiceServer},
-    save_stream_response::Event,
-};
+use crate::proto::{self, OffsetRange, StreamOpened, save_service_server::SaveServiceServer};
+
+use service::Service;
+use wire::Lingering;
+pub(crate) use wire::Wire;
+
+mod service;
+mod stream;
+mod wire;
+
+/// What one call of a stream of answers is told; then it says nothing more, unless that was an error.
+pub(crate) type Script<T> = Vec<Result<T, Status>>;
 
 /// What the fake remembers, and how it is to answer.
 #[derive(Debug, Default)]
@@ -44,7 +37,19 @@ pub(crate) struct State {
     pub(crate) streams: HashMap<String, u64>,
     /// Keys that streams refuse.
     pub(crate) refused_keys: Vec<String>,
-    /// Accept unary saves and never answer.
+    /// Keys whose saves are accepted and fail.
+    pub(crate) failing_keys: Vec<String>,
+    /// What is known of tickets; nothing of the others.
+    pub(crate) tickets: HashMap<String, proto::TicketStatus>,
+    /// What is read, by key.
+    pub(crate) objects: HashMap<String, proto::GetResponse>,
+    /// What the next watches tell.
+    pub(crate) watches: VecDeque<Script<proto::WatchOutcomesResponse>>,
+    /// Pages of the next loads, which then end.
+    pub(crate) loads: VecDeque<Script<proto::LoadResponse>>,
+    /// What watches and loads were asked to resume from.
+    pub(crate) resumed_from: Vec<String>,
+    /// Accept unary saves, and calls that await a ticket, and never answer.
     pub(crate) mute: bool,
     /// Connections that saves came over since the last start.
     pub(crate) peers: BTreeSet<SocketAddr>,
@@ -56,6 +61,9 @@ pub(crate) struct State {
     /// Those that unary calls carried, accepted or not.
     pub(crate) request_ids: Vec<String>,
     pub(crate) stream_calls: u64,
+    /// The first message of the last stream.
+    pub(crate) stream_opened: proto::SaveStreamRequest,
+    pub(crate) await_calls: u64,
     pub(crate) deadlines: Vec<bool>,
 }
 
@@ -100,7 +108,7 @@ impl Fake {
         let door = listener.as_fd().try_clone_to_owned().expect("a descriptor is free");
         let (stop, stopped) = oneshot::channel::<()>();
         state.lock().expect("no holder panics").peers.clear();
-        let service = SaveServiceServer::new(Service { state: Arc::clone(&state) });
+        let service = SaveServiceServer::new(Service::new(Arc::clone(&state)));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let server = Server::builder().add_service(service);
@@ -108,6 +116,15 @@ impl Fake {
             server.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) }).await.expect("the fake serves");
         });
         Self { address, state, door, stop: Some(stop), tasks }
+    }
+
+    /// Ends and breaks every connection; another one takes over with what it remembered.
+    pub(crate) async fn restart_behind(self, wire: &Wire) -> Self {
+        let fake = Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::clone(&self.state)).await;
+        wire.retarget(fake.address);
+        drop(self);
+        wire.cut();
+        fake
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -126,88 +143,6 @@ impl Fake {
     }
 }
 
-/// A server's end of a connection, closed as the daemon does it: it reads on until the client has closed too. Closing a socket
-/// that holds unread calls resets the connection, and the reset overtakes the GOAWAY that says they were not processed.
-struct Lingering(TcpStream);
-
-impl AsyncRead for Lingering {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Lingering {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.0).poll_shutdown(cx))?;
-        loop {
-            let mut bytes = [0; 1_024];
-            let mut buffer = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-}
-
-impl Connected for Lingering {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.0.connect_info()
-    }
-}
-
-/// Something between client and fake that can be cut.
-#[derive(Debug)]
-pub(crate) struct Wire {
-    pub(crate) address: SocketAddr,
-    target: Arc<Mutex<SocketAddr>>,
-    connections: Arc<Mutex<JoinSet<()>>>,
-    _accepting: JoinSet<()>,
-}
-
-impl Wire {
-    pub(crate) async fn to(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-        let address = listener.local_addr().expect("the port is known");
-        let connections = Arc::new(Mutex::new(JoinSet::new()));
-        let mut accepting = JoinSet::new();
-        let accepted = Arc::clone(&connections);
-        let target = Arc::new(Mutex::new(target));
-        let current = Arc::clone(&target);
-        accepting.spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let target = *current.lock().expect("no holder panics");
-                accepted.lock().expect("no holder panics").spawn(async move {
-                    if let Ok(mut server) = TcpStream::connect(target).await {
-                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                    }
-                });
-            }
-        });
-        Self { address, target, connections, _accepting: accepting }
-    }
-
-    /// Where new connections lead.
-    pub(crate) fn retarget(&self, target: SocketAddr) {
-        *self.target.lock().expect("no holder panics") = target;
-    }
-
-    /// Breaks every connection.
-    pub(crate) fn cut(&self) {
-        self.connections.lock().expect("no holder panics").abort_all();
-    }
-}
-
 /// An error as the daemon makes them.
 pub(crate) fn error(code: Code, reason: &str, retry_after: Option<Duration>) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, "forebay.dev", HashMap::new());
@@ -217,145 +152,8 @@ pub(crate) fn error(code: Code, reason: &str, retry_after: Option<Duration>) -> 
     Status::with_error_details(code, "as told", details)
 }
 
-struct Service {
-    state: Arc<Mutex<State>>,
-}
-
-impl Service {
-    fn unary(&self, deadline: bool, request_id: String, saves: &[proto::Save]) -> Result<Vec<String>, Status> {
-        let mut state = self.state.lock().expect("no holder panics");
-        state.unary_calls += 1;
-        state.deadlines.push(deadline);
-        state.request_ids.extend(Some(request_id).filter(|id| !id.is_empty()));
-        if let Some(status) = state.errors.pop_front() {
-            return Err(status);
-        }
-        state.accepted.extend(saves.iter().map(|save| save.key.concat()));
-        Ok(saves.iter().map(|save| format!("ticket-{}", save.key.concat())).collect())
-    }
-}
-
-fn has_deadline<T>(request: &Request<T>) -> bool {
-    request.metadata().contains_key("grpc-timeout")
-}
-
-type Answers = Pin<Box<dyn Stream<Item = Result<SaveStreamResponse, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl SaveService for Service {
-    async fn save(&self, request: Request<proto::SaveRequest>) -> Result<Response<proto::SaveResponse>, Status> {
-        let (deadline, peer) = (has_deadline(&request), request.remote_addr());
-        let proto::SaveRequest { save, request_id, .. } = request.into_inner();
-        let ticket = self.unary(deadline, request_id, &[save.expect("a save")])?.remove(0);
-        let mute = {
-            let mut state = self.state.lock().expect("no holder panics");
-            state.peers.extend(peer);
-            state.mute
-        };
-        if mute {
-            std::future::pending::<()>().await;
-        }
-        Ok(Response::new(proto::SaveResponse { ticket, ..Default::default() }))
-    }
-
-    async fn save_batch(&self, request: Request<proto::SaveBatchRequest>) -> Result<Response<proto::SaveBatchResponse>, Status> {
-        let deadline = has_deadline(&request);
-        let batch = request.into_inner();
-        let tickets = self.unary(deadline, batch.request_id, &batch.saves)?;
-        let results = tickets.into_iter().map(|ticket| proto::SaveResult { ticket, ..Default::default() }).collect();
-        Ok(Response::new(proto::SaveBatchResponse { results, deduplicated: false }))
-    }
-
-    type SaveStreamStream = Answers;
-
-    async fn save_stream(&self, request: Request<Streaming<SaveStreamRequest>>) -> Result<Response<Answers>, Status> {
-        {
-            let mut state = self.state.lock().expect("no holder panics");
-            state.stream_calls += 1;
-            if let Some(status) = state.errors.pop_front() {
-                return Err(status);
-            }
-        }
-        let (answer, answers) = mpsc::unbounded_channel();
-        tokio::spawn(take_stream(Arc::clone(&self.state), request.into_inner(), answer));
-        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(answers))))
-    }
-
-    type LoadStream = Pin<Box<dyn Stream<Item = Result<proto::LoadResponse, Status>> + Send>>;
-    type WatchOutcomesStream = Pin<Box<dyn Stream<Item = Result<proto::WatchOutcomesResponse, Status>> + Send>>;
-
-    async fn get_ticket(&self, _: Request<proto::GetTicketRequest>) -> Result<Response<proto::GetTicketResponse>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn await_ticket(&self, _: Request<proto::AwaitTicketRequest>) -> Result<Response<proto::AwaitTicketResponse>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn watch_outcomes(&self, _: Request<proto::WatchOutcomesRequest>) -> Result<Response<Self::WatchOutcomesStream>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn get(&self, _: Request<proto::GetRequest>) -> Result<Response<proto::GetResponse>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn load(&self, _: Request<proto::LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn flush(&self, request: Request<proto::FlushRequest>) -> Result<Response<proto::FlushResponse>, Status> {
-        self.unary(has_deadline(&request), String::new(), &[])?;
-        Ok(Response::new(proto::FlushResponse { through: 7 }))
-    }
-
-    async fn list_collections(
-        &self,
-        _: Request<proto::ListCollectionsRequest>,
-    ) -> Result<Response<proto::ListCollectionsResponse>, Status> {
-        Ok(Response::new(proto::ListCollectionsResponse::default()))
-    }
-}
-
-type Answer = mpsc::UnboundedSender<Result<SaveStreamResponse, Status>>;
-
-/// Serves one stream until it breaks.
-async fn take_stream(state: Arc<Mutex<State>>, mut messages: Streaming<SaveStreamRequest>, answer: Answer) {
-    let Some(Ok(first)) = messages.next().await else { return };
-    let stream_id = first.stream_id.clone();
-    // Nobody may be left to hear an answer.
-    let tell = |event| drop(answer.send(Ok(SaveStreamResponse { event: Some(event) })));
-    if !stream_id.is_empty() {
-        tell(Event::Opened(state.lock().expect("no holder panics").open(&stream_id)));
-    }
-    let mut next = Some(first);
-    while let Some(message) = next {
-        let through = message.offset + message.saves.len() as u64;
-        let (refused, quiet) = take_saves(&mut state.lock().expect("no holder panics"), &stream_id, message);
-        refused.into_iter().for_each(tell);
-        if !quiet && through > 0 {
-            tell(Event::Acknowledged(StreamAcknowledged { through: through - 1, ..Default::default() }));
-        }
-        next = messages.next().await.and_then(Result::ok);
-    }
-}
-
-/// Accepts and refuses; whether to keep quiet about it.
-fn take_saves(state: &mut State, stream_id: &str, message: SaveStreamRequest) -> (Vec<Event>, bool) {
-    let quiet = |state: &State| state.answer_saves_max.is_some_and(|max| state.accepted.len() as u64 > max);
-    let mut refused = Vec::new();
-    for (offset, save) in (message.offset..).zip(message.saves) {
-        let key = save.key.concat();
-        if state.refused_keys.contains(&key) {
-            state.refused.entry(stream_id.to_owned()).or_default().push(offset);
-            let code = Code::InvalidArgument.into();
-            let event = Event::Refused(StreamRefused { offset, code, message: "as told".to_owned(), details: Vec::new() });
-            refused.extend((!quiet(state)).then_some(event));
-        } else if stream_id.is_empty() || state.streams.get(stream_id).is_none_or(|&through| offset > through) {
-            // Else a connection that broke is still being read while the next one sends the same again.
-            state.accepted.push(key);
-            state.streams.insert(stream_id.to_owned(), offset);
-        }
-    }
-    (refused, quiet(state))
+/// An error that says something of itself.
+pub(crate) fn error_with(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
+    let metadata: HashMap<_, _> = metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Status::with_error_details(code, "as told", ErrorDetails::with_error_info(reason, "forebay.dev", metadata))
 }

@@ -11,7 +11,8 @@ pub struct RetryPolicy {
     pub wait_min: Duration,
     /// The longest wait.
     pub wait_max: Duration,
-    /// From the first attempt of a call to its last; zero never tries again. A stream counts from its last progress.
+    /// From the first attempt of a call to its last; zero never tries again. What lives longer than a call (a stream, a watch, a
+    /// load) counts from the first failure since its last progress.
     pub total_max: Duration,
     /// Repeat saves that may have been accepted already ([`Error::OutcomeUnknown`]): never lost, at most accepted twice.
     pub repeat_unknown: bool,
@@ -48,7 +49,13 @@ impl RetryPolicy {
     }
 
     pub(super) fn waits(&self) -> Waits {
-        Waits { policy: self.clone(), since: Instant::now(), attempts: 0 }
+        Waits { policy: self.clone(), since: Some(Instant::now()), attempts: 0 }
+    }
+
+    /// Waits for a call that has its own time; a policy that never tries again stays one.
+    pub(super) fn waits_within(&self, within: Duration) -> Waits {
+        let total_max = if self.total_max.is_zero() { Duration::ZERO } else { within };
+        Self { total_max, ..self.clone() }.waits()
     }
 }
 
@@ -56,21 +63,37 @@ impl RetryPolicy {
 #[derive(Debug)]
 pub(super) struct Waits {
     policy: RetryPolicy,
-    since: Instant,
+    /// The first attempt, or after progress the first failure.
+    since: Option<Instant>,
     attempts: u32,
 }
 
 impl Waits {
     /// How long to wait before the next attempt; `None`: give up.
     pub(super) fn next(&mut self, error: &Error, repeat: Repeat) -> Option<Duration> {
-        let wait = decide(&self.policy, self.attempts, self.since.elapsed(), error, repeat, fastrand::f64())?;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let wait = decide(&self.policy, self.attempts, since.elapsed(), error, repeat, fastrand::f64())?;
         self.attempts = self.attempts.saturating_add(1);
         Some(wait)
     }
 
-    /// There was progress: count anew.
+    /// There was progress: the next failure is the first.
     pub(super) fn reset(&mut self) {
-        *self = self.policy.waits();
+        self.since = None;
+        self.attempts = 0;
+    }
+
+    /// Nothing waits for the next attempt: it may take its time anew.
+    pub(super) fn idle(&mut self) {
+        self.since = None;
+    }
+
+    /// A connection that lasted so long broke. Quiet ones make no progress, but what held for longer than the policy's patience
+    /// was no failure of the last attempt.
+    pub(super) fn lasted(&mut self, lasted: Duration) {
+        if lasted >= self.policy.total_max {
+            self.reset();
+        }
     }
 }
 
@@ -113,6 +136,18 @@ mod tests {
         let error = Error::unavailable("away");
         assert_eq!(wait(9, Duration::from_millis(29_500), &error, Repeat::IfNotTaken), None);
         assert_eq!(decide(&RetryPolicy::never(), 0, Duration::ZERO, &error, Repeat::Always, 0.0), None);
+    }
+
+    #[test]
+    fn patience_begins_with_the_first_failure_after_progress() {
+        let mut waits = RetryPolicy { total_max: 100 * MS, ..RetryPolicy::default() }.waits();
+        waits.since = Some(Instant::now() - Duration::from_secs(1));
+        assert_eq!(waits.next(&Error::unavailable("away"), Repeat::Always), None);
+        waits.lasted(99 * MS);
+        assert_eq!(waits.next(&Error::unavailable("away"), Repeat::Always), None);
+        waits.lasted(100 * MS);
+        assert!(waits.next(&Error::unavailable("away"), Repeat::Always).is_some());
+        assert!(waits.since.is_some(), "it counts from there");
     }
 
     #[test]

@@ -1,11 +1,20 @@
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::SystemTime,
+};
 
+use tokio_stream::StreamExt;
 use tonic::Code;
 
 use super::{
     fake::{Fake, Wire, error},
     *,
 };
+
+mod later;
+mod reads;
+mod tickets;
+mod watches;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -65,10 +74,11 @@ async fn unknown_outcomes_are_repeated_on_demand() {
 async fn a_save_with_a_request_id_is_repeated_until_its_outcome_is_known() {
     let fake = Fake::start().await;
     fake.state().errors.extend([Status::internal("lost"), Status::internal("lost")]);
-    client(fake.address).await.save_once(player(1), "id").await.expect("the third attempt");
-    let batch = [player(2)];
+    let client = client(fake.address).await;
+    let once = |id: &str| SaveOptions { request_id: id.to_owned(), ..SaveOptions::default() };
+    client.save_with(player(1), once("id")).await.expect("the third attempt");
     fake.state().errors.push_back(Status::internal("lost"));
-    client(fake.address).await.save_batch_once(batch, false, "other").await.expect("the second attempt");
+    client.save_batch_with([player(2)], once("other")).await.expect("the second attempt");
     assert_eq!(fake.state().request_ids, ["id", "id", "id", "other", "other"]);
 }
 

@@ -25,7 +25,7 @@ use super::{
     lanes::LaneMaker,
     layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
     observe::Observer,
-    outcomes::{self, Outcomes},
+    outcomes::{self, Outcomes, Superseded},
     recovery::{self, Backlogs},
     streams,
 };
@@ -120,6 +120,7 @@ impl Core {
         let (failed_journal, fatal) = oneshot::channel();
         let gaps = recall(&ledger, Gaps::recall).await?;
         let tickets = Tickets::new(journal_id, &recall(&ledger, outcomes::ticket_key).await?);
+        let superseded = Superseded::default();
         let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
         let pending = (&collections, &limits.callbacks_pending);
         let opening = Callbacks::open((settings, &layout), targets, (&ledger, &tickets), pending, &after).await;
@@ -150,6 +151,7 @@ impl Core {
             handover: &handover.await.or_exit(Exit::JournalIo, "read the journal's ledger")?,
             failed: &failed,
             gaps: &gaps,
+            superseded: &superseded,
             observer: &observer,
             take_over,
             found: last,
@@ -159,7 +161,7 @@ impl Core {
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
         let (handles, owners): (Vec<_>, Vec<_>) = started_lanes.into_iter().unzip();
         let telling = callbacks.start((settings, opening), last, &failed, (&handles, &owners));
-        let outcomes = Outcomes::new(&handles, failed.clone(), gaps, collections.clone(), (journal.run(), layout.begins()));
+        let outcomes = Outcomes::new(&handles, failed.clone(), (gaps, superseded), collections.clone(), (journal.run(), layout.begins()));
         let mut attendants = JoinSet::new();
         let asked = callbacks.clone();
         attendants.spawn(failed.clone().forget(settings.failed.closed_kept, move || asked.asked_through()));

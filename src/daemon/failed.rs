@@ -61,6 +61,7 @@ struct Open {
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub(super) reason: Reason,
+    pub(super) accepted_at: SystemTime,
     pub(super) failed_at: SystemTime,
 }
 
@@ -141,7 +142,7 @@ impl FailedSaves {
                 constraint: why.constraint.as_deref().map(str::to_owned),
                 message: why.message.to_string(),
             };
-            reasons.note(*sequence, Refusal { reason, failed_at: SystemTime::now() });
+            reasons.note(*sequence, Refusal { reason, accepted_at: save.accepted_at, failed_at: SystemTime::now() });
             open.index.add(Row { sequence: *sequence, collection: save.collection, key: save.key.clone() }, backlog.through());
         }
         // After those that failed: a save may overtake one of its own transaction.

@@ -12,6 +12,7 @@ use super::{
     layout::{Handover, Layout},
     log::LaneLog,
     observe::Observer,
+    outcomes::Superseded,
     recovery::Backlogs,
     target::LaneTarget,
 };
@@ -41,6 +42,7 @@ pub(super) struct LaneMaker<'a> {
     pub(super) handover: &'a Handover,
     pub(super) failed: &'a FailedSaves,
     pub(super) gaps: &'a Gaps,
+    pub(super) superseded: &'a Superseded,
     pub(super) observer: &'a Observer,
     pub(super) take_over: bool,
     /// The last save that the journal held at this start.
@@ -98,6 +100,7 @@ impl LaneMaker<'_> {
                 handover: self.handover.clone(),
                 begins: self.layout.begins(),
                 failed: self.failed.clone(),
+                superseded: self.superseded.clone(),
                 journal: self.journal,
                 lane: Arc::clone(&name),
                 lane_id: id,

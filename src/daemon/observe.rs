@@ -46,7 +46,9 @@ impl Observer {
     pub(super) fn settled(&self, generation: Option<&Generation>, failed: &[(Accepted, Failure)], written: &Written) {
         for (collection, rows) in &written.collections {
             self.rows(*collection, *rows);
-            self.0.saves_superseded(index(*collection), rows.superseded);
+        }
+        for (collection, saves) in &written.superseded {
+            self.0.saves_superseded(index(*collection), saves.len() as u64);
         }
         for (accepted, _) in failed {
             self.0.saves_failed(index(accepted.save.collection), 1);
@@ -57,7 +59,6 @@ impl Observer {
             let saves = fold.objects.values().map(|object| u64::from(object.saves)).sum::<u64>();
             self.0.saves_persisted(index(*collection), saves + fold.appended.len() as u64 - failed(*collection));
             self.0.saves_folded(index(*collection), saves + fold.appended.len() as u64 - fold.footprint.objects);
-            self.0.saves_superseded(index(*collection), fold.superseded);
         }
         // A clock that was set back makes no save older than it is.
         let age = generation.oldest_accepted_at.and_then(|at| SystemTime::now().duration_since(at).ok());

@@ -16,7 +16,8 @@ use crate::{
     drain::{LaneHandle, LaneState},
     failed::FailedRow,
     journal::{Ledger, LedgerError},
-    outcomes::{Pace, Reason, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
+    outcomes::{Pace, Reason, Recent, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
+    postgres::Written,
     save::Sequence,
 };
 
@@ -34,6 +35,34 @@ pub(super) fn ticket_key(ledger: &Ledger) -> Result<[u8; Tickets::KEY_BYTES], Le
     Ok(key)
 }
 
+/// Saves without effect that were settled of late. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Superseded(Arc<Mutex<Recent<()>>>);
+
+/// How many of them are kept in mind.
+const SUPERSEDED_MAX: usize = 65_536;
+
+impl Default for Superseded {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Recent::new(SUPERSEDED_MAX))))
+    }
+}
+
+impl Superseded {
+    /// A transaction was committed. Before its lane's position is shown.
+    pub(super) fn settled(&self, written: &Written) {
+        if written.superseded.is_empty() {
+            return;
+        }
+        let mut known = lock(&self.0);
+        written.superseded.values().flatten().for_each(|&sequence| known.note(sequence, ()));
+    }
+
+    fn holds(&self, sequence: Sequence) -> bool {
+        lock(&self.0).get(sequence).is_some()
+    }
+}
+
 /// What became of saves. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Outcomes(Arc<Shared>);
@@ -42,6 +71,7 @@ struct Shared {
     lanes: Vec<Followed>,
     failed: FailedSaves,
     gaps: Gaps,
+    superseded: Superseded,
     collections: SharedCollections,
     /// This start.
     run: u64,
@@ -60,12 +90,12 @@ impl Outcomes {
     pub(super) fn new(
         lanes: &[LaneHandle],
         failed: FailedSaves,
-        gaps: Gaps,
+        (gaps, superseded): (Gaps, Superseded),
         collections: SharedCollections,
         (run, begins): (u64, Sequence),
     ) -> Self {
         let followed = |lane: &LaneHandle| Followed { lane: lane.clone(), waiters: Arc::default(), pace: Arc::default() };
-        Self(Arc::new(Shared { lanes: lanes.iter().map(followed).collect(), failed, gaps, collections, run, begins }))
+        Self(Arc::new(Shared { lanes: lanes.iter().map(followed).collect(), failed, gaps, superseded, collections, run, begins }))
     }
 
     /// Starts what wakes those who wait, for each lane.
@@ -96,7 +126,10 @@ impl Outcomes {
                 status.saves_ahead = self.lane(ticket).map_or(0, |followed| followed.lane.backlog().saves_up_to(ticket.sequence));
                 status.estimated_wait = self.estimated_wait(ticket);
             }
-            State::Persisted => status.settled_at = self.lane(ticket).and_then(|lane| lock(&lane.pace).settled_at(ticket.sequence)),
+            State::Persisted => {
+                status.settled_at = self.lane(ticket).and_then(|lane| lock(&lane.pace).settled_at(ticket.sequence));
+                status.superseded = self.0.superseded.holds(ticket.sequence);
+            }
             State::Failed | State::Discarded => self.tell_failed(ticket, &mut status).await?,
             State::Unknown => {}
         }
@@ -145,6 +178,7 @@ impl Outcomes {
         }
         if let Some(refusal) = self.0.failed.recent_refusal(ticket.sequence) {
             (status.reason, status.settled_at) = (Some(refusal.reason), Some(refusal.failed_at));
+            status.accepted_at = Some(refusal.accepted_at);
             return Ok(());
         }
         let row = self.0.failed.row_of(ticket.sequence).await.map_err(|failure| Untold::Unavailable(failure.to_string()))?;

@@ -98,7 +98,9 @@ impl save_service_server::SaveService for SaveService {
         let _call = OpenCall::begin(&self.0.events, Rpc::AwaitTicket);
         self.0.check_phase()?;
         let _permit = self.0.limits.awaiting_calls.permit(1).map_err(errors::limit_reached)?;
-        let status = self.0.await_ticket(&request.get_ref().ticket, deadline).await?;
+        // Not held while it waits: headers and all, it is the most of what a waiting call takes.
+        let ticket = self.0.named_ticket(&request.into_inner().ticket)?;
+        let status = self.0.await_ticket(ticket, deadline).await?;
         Ok(Response::new(AwaitTicketResponse { status: Some(status) }))
     }
 

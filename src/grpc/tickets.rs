@@ -27,8 +27,8 @@ impl Door {
     }
 
     /// Waits for the outcome; at the deadline says that there is none yet.
-    pub(super) async fn await_ticket(&self, text: &str, deadline: Deadline) -> Result<proto::TicketStatus, Status> {
-        let Some(ticket) = self.named_ticket(text)? else { return Ok(self.shown(TicketStatus::of(State::Unknown))) };
+    pub(super) async fn await_ticket(&self, ticket: Option<Ticket>, deadline: Deadline) -> Result<proto::TicketStatus, Status> {
+        let Some(ticket) = ticket else { return Ok(self.shown(TicketStatus::of(State::Unknown))) };
         let until = deadline.or_after(AWAIT_MAX);
         loop {
             let mut waiting = self.control.wait(ticket);
@@ -48,7 +48,7 @@ impl Door {
     }
 
     /// The save that a ticket names; `None` if it is another journal's.
-    fn named_ticket(&self, text: &str) -> Result<Option<Ticket>, Status> {
+    pub(super) fn named_ticket(&self, text: &str) -> Result<Option<Ticket>, Status> {
         match self.tickets.read(text) {
             Named::Save(ticket) => Ok(Some(ticket)),
             Named::Elsewhere => Ok(None),

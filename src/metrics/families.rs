@@ -45,7 +45,7 @@ families! {
     SAVES_ACCEPTED = "forebay_saves_accepted_total": Counter, Count, "Saves acknowledged: durable in the journal.";
     SAVES_REFUSED = "forebay_saves_refused_total": Counter, Count, "Saves turned away at the door, by reason; without a collection if it is unknown.";
     SAVES_DEDUPLICATED = "forebay_saves_deduplicated_total": Counter, Count, "Saves sent again and recognised by their request id or stream offset.";
-    SAVES_SUPERSEDED = "forebay_saves_superseded_total": Counter, Count, "Persisted saves that changed nothing as the row had a version as high; those folded into one another count as one.";
+    SAVES_SUPERSEDED = "forebay_saves_superseded_total": Counter, Count, "Persisted saves that changed nothing, as the row had a version as high.";
     SAVES_FOLDED = "forebay_saves_folded_total": Counter, Count, "Saves that needed no row of their own: folded into a later state of their object.";
     SAVES_PERSISTED = "forebay_saves_persisted_total": Counter, Count, "Saves whose effect is committed in Postgres.";
     SAVES_FAILED = "forebay_saves_failed_total": Counter, Count, "Accepted saves that Postgres would not take; each is a row of forebay.failed_save.";

@@ -6,15 +6,15 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::{
     Action, ApplyError, Failure, RowsWritten, Written,
-    flight::{Counts, Flight, Refusal},
+    flight::{Answer, Flight, Refusal},
     plan::{Operation, Row, Step},
     sqlstate::Phase,
 };
-use crate::save::CollectionId;
+use crate::{backlog::Guard, save::CollectionId};
 
 /// What an answer is held against.
 #[derive(Debug)]
-pub(super) enum Meaning {
+pub(super) enum Meaning<'g> {
     /// Any answer will do.
     Done,
     /// 22012 means: the position row is not as expected.
@@ -24,8 +24,9 @@ pub(super) enum Meaning {
         collection: CollectionId,
         name: Arc<str>,
         operation: Operation,
-        /// Another writer may have been there in between: the same again shows what it did.
-        versioned: bool,
+        /// With a version, one for each row; else none. Another writer may have been there in between: the same again shows what
+        /// it did.
+        guards: Vec<&'g Guard>,
         sent: u64,
         /// Its triggers may leave some out.
         or_fewer: bool,
@@ -46,9 +47,9 @@ pub(super) fn array(array: super::array::TextArray) -> Param {
     (Box::new(array), Type::TEXT_ARRAY)
 }
 
-pub(super) async fn send_step<'c>(
-    flight: &mut Flight<'c, Meaning>,
-    step: &Step<'_>,
+pub(super) async fn send_step<'g>(
+    flight: &mut Flight<'_, Meaning<'g>>,
+    step: &Step<'g>,
     rows_max: usize,
     written: &mut Written,
 ) -> Result<(), ApplyError> {
@@ -60,11 +61,11 @@ pub(super) async fn send_step<'c>(
     Ok(())
 }
 
-pub(super) async fn send_portion<'c>(
-    flight: &mut Flight<'c, Meaning>,
-    step: &Step<'_>,
+pub(super) async fn send_portion<'g>(
+    flight: &mut Flight<'_, Meaning<'g>>,
+    step: &Step<'g>,
     statement: &str,
-    portion: &[Row<'_>],
+    portion: &[Row<'g>],
 ) -> Result<(), ApplyError> {
     let arrays = step.parameters(portion)?;
     let bytes = arrays.iter().map(super::array::TextArray::bytes).sum();
@@ -76,7 +77,7 @@ pub(super) async fn send_portion<'c>(
         collection: step.collection.id,
         name: Arc::clone(&step.collection.name),
         operation: step.operation,
-        versioned: step.version.is_some(),
+        guards: step.version.map_or_else(Vec::new, |_| portion.iter().filter_map(|row| row.guard).collect()),
         sent: portion.len() as u64,
         or_fewer: step.collection.triggers_skip,
     };
@@ -85,26 +86,26 @@ pub(super) async fn send_portion<'c>(
 }
 
 /// Bounds what is under way: a generation may hold a million rows.
-pub(super) async fn make_room(flight: &mut Flight<'_, Meaning>, bytes: usize, written: &mut Written) -> Result<(), ApplyError> {
+pub(super) async fn make_room(flight: &mut Flight<'_, Meaning<'_>>, bytes: usize, written: &mut Written) -> Result<(), ApplyError> {
     while flight.is_full_for(bytes) {
         land_one(flight, written).await?;
     }
     Ok(())
 }
 
-pub(super) async fn land_all(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Result<(), ApplyError> {
+pub(super) async fn land_all(flight: &mut Flight<'_, Meaning<'_>>, written: &mut Written) -> Result<(), ApplyError> {
     while land_one(flight, written).await? {}
     Ok(())
 }
 
 /// False if nothing was outstanding.
-async fn land_one(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Result<bool, ApplyError> {
+async fn land_one(flight: &mut Flight<'_, Meaning<'_>>, written: &mut Written) -> Result<bool, ApplyError> {
     match flight.land(Phase::BeforeCommit).await {
         None => Ok(false),
-        Some(Ok((meaning, counts))) => hold_against(meaning, counts, written).map(|()| true),
+        Some(Ok((meaning, answer))) => hold_against(meaning, &answer, written).map(|()| true),
         Some(Err(Refusal { meaning, failure })) => Err(match meaning {
             Meaning::Fence if failure.sqlstate.as_deref() == Some("22012") => ApplyError::Fence,
-            Meaning::Rows { name, versioned: true, .. } if failure.sqlstate.as_deref() == Some("23505") => {
+            Meaning::Rows { name, guards, .. } if !guards.is_empty() && failure.sqlstate.as_deref() == Some("23505") => {
                 Failure { action: Action::RetryThenHalve, ..failure }.of(&name).into()
             }
             Meaning::Rows { name, .. } => failure.of(&name).into(),
@@ -113,7 +114,8 @@ async fn land_one(flight: &mut Flight<'_, Meaning>, written: &mut Written) -> Re
     }
 }
 
-pub(super) fn hold_against(meaning: Meaning, counts: Counts, written: &mut Written) -> Result<(), ApplyError> {
+pub(super) fn hold_against(meaning: Meaning<'_>, answer: &Answer, written: &mut Written) -> Result<(), ApplyError> {
+    let counts = answer.counts;
     match meaning {
         Meaning::Done | Meaning::Fence => Ok(()),
         Meaning::Catalog { tables } if usize::try_from(counts[1]) == Ok(tables) => Ok(()),
@@ -123,21 +125,21 @@ pub(super) fn hold_against(meaning: Meaning, counts: Counts, written: &mut Writt
             let message = format!("forebay.{table}: {rows} rows were sent, {} arrived", counts[1]);
             Err(Failure::local(Action::Halve, message).into())
         }
-        Meaning::Rows { collection, name, operation, versioned, sent, or_fewer } => {
-            let [first, second, superseded] = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
-            let arrived = first.saturating_add(second).saturating_add(superseded);
+        Meaning::Rows { collection, name, operation, guards, sent, or_fewer } => {
+            let [first, second] = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+            let arrived = first.saturating_add(second).saturating_add(answer.superseded.len() as u64);
             // A trigger that leaves a row out does so to a direct write, too: that save is executed.
             let complete = if operation == Operation::Delete || or_fewer { arrived <= sent } else { arrived == sent };
             if !complete {
                 let swallowed = swallowed(&name, sent, arrived);
-                let action = if versioned { Action::RetryThenHalve } else { swallowed.action };
+                let action = if guards.is_empty() { swallowed.action } else { Action::RetryThenHalve };
                 return Err(Failure { action, ..swallowed }.into());
             }
             written.statements += 1;
             written.statement_rows = written.statement_rows.max(sent);
-            let rows = written.collections.entry(collection).or_default();
-            rows.add(operation, first, second);
-            rows.superseded += superseded;
+            written.collections.entry(collection).or_default().add(operation, first, second);
+            let superseded = answer.superseded.iter().filter_map(|&n| guards.get(usize::try_from(n).ok()?.checked_sub(1)?));
+            written.supersede(collection, superseded.flat_map(|guard| guard.saves()));
             Ok(())
         }
     }

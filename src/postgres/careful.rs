@@ -65,6 +65,7 @@ impl Writer {
         }
         let saves = if taken.is_empty() { Vec::new() } else { aside.saves(&taken).await? };
         written.failed = self.write_aside(work, generation, &taken, &saves, &mut written).await?;
+        written.supersede_stale(generation, &saves);
         written.closed = closes(work.closes, &saves, &written.failed);
         match written.failed.first() {
             Some((_, why)) if written.failed.len() as u64 > aside.room() => Err(why.clone().into()),
@@ -137,9 +138,9 @@ impl Writer {
         let answer = flight.land(Phase::BeforeCommit).await.expect("it was sent");
         let released = flight.land(Phase::BeforeCommit).await.expect("it was sent");
         match answer {
-            Ok((meaning, counts)) => {
+            Ok((meaning, answer)) => {
                 released.map_err(|refusal| ApplyError::from(refusal.failure))?;
-                hold_against(meaning, counts, written).map(|()| None)
+                hold_against(meaning, &answer, written).map(|()| None)
             }
             Err(refusal) if refusal.failure.action == Action::RowsOwn => {
                 let mut flight = Flight::new(self.client(), self.call_timeout());

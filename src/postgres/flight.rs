@@ -10,10 +10,16 @@ use tokio_postgres::{
 
 use super::{Failure, sqlstate::Phase};
 
-/// Every statement of ours answers with one row of two or three numbers (the third is 0 without), or (simple queries) with none.
-pub(super) type Counts = [i64; 3];
+/// Every statement of ours answers with one row, or (simple queries) with none.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// What it counts.
+    pub(super) counts: [i64; 2],
+    /// Where a version guards the rows: the numbers, from 1, of those that were superseded.
+    pub(super) superseded: Vec<i64>,
+}
 
-type Answer<'c> = Pin<Box<dyn Future<Output = Result<Counts, Error>> + Send + 'c>>;
+type Awaited<'c> = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send + 'c>>;
 
 /// A window of statements whose answers are outstanding; `M` says what each answer is to be held against.
 pub(super) struct Flight<'c, M> {
@@ -30,8 +36,8 @@ struct UnderWay<'c, M> {
 }
 
 enum Answered<'c> {
-    NotYet(Answer<'c>),
-    Already(Result<Counts, Error>),
+    NotYet(Awaited<'c>),
+    Already(Result<Answer, Error>),
 }
 
 /// An answer that is an error.
@@ -62,7 +68,7 @@ impl<'c, M> Flight<'c, M> {
     /// Sends a simple query.
     pub(super) async fn send_simple(&mut self, meaning: M, statements: &'c str) {
         let client = self.client;
-        self.send(meaning, 0, Box::pin(async move { client.batch_execute(statements).await.map(|()| [0; 3]) })).await;
+        self.send(meaning, 0, Box::pin(async move { client.batch_execute(statements).await.map(|()| Answer::default()) })).await;
     }
 
     /// Sends one statement with its parameters: unnamed, so that any pooler may be in between.
@@ -71,11 +77,11 @@ impl<'c, M> Flight<'c, M> {
         P: BorrowToSql + Send + 'c,
     {
         let (client, statement) = (self.client, statement.to_owned());
-        self.send(meaning, bytes, Box::pin(async move { counts(client, &statement, params).await })).await;
+        self.send(meaning, bytes, Box::pin(async move { answer(client, &statement, params).await })).await;
     }
 
     /// The first poll puts the message into the connection's queue; so what is polled in order is sent in order.
-    async fn send(&mut self, meaning: M, bytes: usize, mut answer: Answer<'c>) {
+    async fn send(&mut self, meaning: M, bytes: usize, mut answer: Awaited<'c>) {
         let first = std::future::poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
         let answer = match first {
             Poll::Pending => Answered::NotYet(answer),
@@ -86,7 +92,7 @@ impl<'c, M> Flight<'c, M> {
     }
 
     /// Waits for the oldest answer; `None` if none is outstanding.
-    pub(super) async fn land(&mut self, phase: Phase) -> Option<Result<(M, Counts), Refusal<M>>> {
+    pub(super) async fn land(&mut self, phase: Phase) -> Option<Result<(M, Answer), Refusal<M>>> {
         let UnderWay { meaning, bytes, answer } = self.under_way.pop_front()?;
         self.bytes -= bytes;
         let result = match answer {
@@ -94,15 +100,19 @@ impl<'c, M> Flight<'c, M> {
             Answered::NotYet(answer) => tokio::time::timeout(self.limit, answer).await,
         };
         Some(match result {
-            Ok(Ok(counts)) => Ok((meaning, counts)),
+            Ok(Ok(answer)) => Ok((meaning, answer)),
             Ok(Err(error)) => Err(Refusal { meaning, failure: Failure::from_error(&error, phase) }),
             Err(_) => Err(Refusal { meaning, failure: Failure::timed_out(phase, self.limit, "write") }),
         })
     }
 }
 
-async fn counts<P: BorrowToSql>(client: &Client, statement: &str, params: Vec<(P, Type)>) -> Result<Counts, Error> {
+async fn answer<P: BorrowToSql>(client: &Client, statement: &str, params: Vec<(P, Type)>) -> Result<Answer, Error> {
     let rows: Vec<_> = client.query_typed_raw(statement, params).await?.try_collect().await?;
-    // A row that is missing answers with numbers that nothing is held against.
-    rows.first().map_or(Ok([-1, -1, 0]), |row| Ok([row.try_get(0)?, row.try_get(1)?, if row.len() > 2 { row.try_get(2)? } else { 0 }]))
+    let Some(row) = rows.first() else {
+        // A row that is missing answers with numbers that nothing is held against.
+        return Ok(Answer { counts: [-1, -1], superseded: Vec::new() });
+    };
+    let superseded = if row.len() > 2 { row.try_get(2)? } else { Vec::new() };
+    Ok(Answer { counts: [row.try_get(0)?, row.try_get(1)?], superseded })
 }

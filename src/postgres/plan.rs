@@ -6,7 +6,7 @@
 
 use super::{Action, Failure, array::TextArray, encode::Parameters, statements, statements::Upsert};
 use crate::{
-    backlog::{AppendedRow, CollectionFold, Entry, Fold, Generation, Object, Part},
+    backlog::{AppendedRow, CollectionFold, Entry, Fold, Generation, Guard, Object, Part},
     collections::{Collection, Collections},
     save::{Body, ColumnIndex, ColumnSet, Key, Sequence},
 };
@@ -42,6 +42,8 @@ pub(super) struct Step<'g> {
 pub(super) struct Row<'g> {
     pub(super) key: Option<&'g Key>,
     pub(super) body: Option<&'g Body>,
+    /// What decides whether it has an effect.
+    pub(super) guard: Option<&'g Guard>,
     /// The last save folded into it.
     pub(super) last: Sequence,
     /// How many there are.
@@ -50,7 +52,11 @@ pub(super) struct Row<'g> {
     pub(super) alone: bool,
 }
 
-impl Row<'_> {
+impl<'g> Row<'g> {
+    fn appended(row: &'g AppendedRow) -> Self {
+        Self { key: None, body: Some(&row.body), guard: None, last: row.sequence, saves: 1, alone: !row.batched }
+    }
+
     fn bytes(&self) -> usize {
         self.key.map_or(0, |key| key.as_bytes().len()) + self.body.map_or(0, |body| body.as_bytes().len())
     }
@@ -95,19 +101,21 @@ struct Alike<'g> {
     replaces: bool,
     columns: &'g ColumnSet,
     adds: &'g ColumnSet,
-    versioned: bool,
+    guarded: bool,
 }
 
 impl<'g> Alike<'g> {
-    /// The entry of this round, if the object has one that sets something.
-    fn of(fold: &'g Fold, round: usize) -> Option<(Self, &'g Body)> {
+    /// The entry of this round, if the object has one that sets something: what it is like, its body and its guard.
+    fn of(fold: &'g Fold, round: usize) -> Option<(Self, &'g Body, Option<&'g Guard>)> {
+        let plain = |replaces, columns| Self { replaces, columns, adds: &ColumnSet::EMPTY, guarded: false };
         match fold {
-            Fold::Entries(entries) => entries.get(round).map(|Entry { replaces, columns, adds, body, version }| {
-                (Self { replaces: *replaces, columns, adds, versioned: version.is_some() && !replaces }, body)
+            Fold::Entries(entries) => entries.get(round).map(|Entry { replaces, columns, adds, body, guard }| {
+                let guard = guard.as_deref().filter(|_| !replaces);
+                (Self { replaces: *replaces, columns, adds, guarded: guard.is_some() }, body, guard)
             }),
             _ if round > 0 => None,
-            Fold::Set { columns, body } => Some((Self { replaces: false, columns, adds: &ColumnSet::EMPTY, versioned: false }, body)),
-            Fold::Replace { columns, body } => Some((Self { replaces: true, columns, adds: &ColumnSet::EMPTY, versioned: false }, body)),
+            Fold::Set { columns, body } => Some((plain(false, columns), body, None)),
+            Fold::Replace { columns, body } => Some((plain(true, columns), body, None)),
             Fold::Delete => None,
         }
     }
@@ -118,22 +126,15 @@ fn set_steps<'g>(collection: &'g Collection, fold: &'g CollectionFold, round: us
     let mut sets: Vec<(Alike<'g>, &Key, Row<'g>)> = Vec::with_capacity(if round == 0 { fold.objects.len() } else { 0 });
     for (key, object) in &fold.objects {
         let alone = !object.batched && !matches!(&object.fold, Fold::Entries(entries) if entries.len() > 1);
-        let row = |body| Row { key: Some(key), body: Some(body), last: object.last, saves: object.saves, alone };
-        sets.extend(Alike::of(&object.fold, round).map(|(alike, body)| (alike, key, row(body))));
+        let row = |body, guard| Row { key: Some(key), body: Some(body), guard, last: object.last, saves: object.saves, alone };
+        sets.extend(Alike::of(&object.fold, round).map(|(alike, body, guard)| (alike, key, row(body, guard))));
     }
     sets.sort_unstable_by_key(|&(alike, key, _)| (alike, key));
     let step = |rows: &[(Alike<'g>, &'g Key, Row<'g>)]| {
-        let Alike { replaces, columns, adds, versioned } = rows[0].0;
+        let Alike { replaces, columns, adds, guarded } = rows[0].0;
         let operation = if replaces { Operation::Replace } else { Operation::Set };
         let rows = rows.iter().map(|&(.., row)| row).collect();
-        Step {
-            collection,
-            operation,
-            columns: columns.clone(),
-            adds: adds.clone(),
-            version: collection.version.filter(|_| versioned),
-            rows,
-        }
+        Step { collection, operation, columns: columns.clone(), adds: adds.clone(), version: collection.version.filter(|_| guarded), rows }
     };
     sets.chunk_by(|a, b| a.0 == b.0).map(step).collect()
 }
@@ -146,7 +147,7 @@ fn append_steps<'g>(collection: &'g Collection, appended: &'g [AppendedRow]) -> 
         columns: rows[0].columns.clone(),
         adds: ColumnSet::EMPTY,
         version: None,
-        rows: rows.iter().map(|row| Row { key: None, body: Some(&row.body), last: row.sequence, saves: 1, alone: !row.batched }).collect(),
+        rows: rows.iter().map(Row::appended).collect(),
     })
 }
 
@@ -154,7 +155,7 @@ fn delete_step<'g>(collection: &'g Collection, fold: &'g CollectionFold) -> Opti
     let deleted = fold.objects.iter().filter(|(_, object)| object.fold == Fold::Delete);
     let row = |(key, object): (&'g Key, &'g Object)| {
         let Object { last, saves, batched, .. } = *object;
-        Row { key: Some(key), body: None, last, saves, alone: !batched }
+        Row { key: Some(key), body: None, guard: None, last, saves, alone: !batched }
     };
     let mut rows: Vec<_> = deleted.map(row).collect();
     rows.sort_unstable_by_key(|row| row.key);

@@ -1,7 +1,7 @@
 //! SQL text for the rows of a generation. Pure.
 //!
 //! Every statement takes one `text[]` per column, key columns first, in the order of [`columns`], and answers with one row of
-//! two or three counts. Values travel as text and are cast to the column's base type without its modifier: an explicit cast to
+//! two counts, and with a version the rows that were superseded. Values travel as text and are cast to the column's base type without its modifier: an explicit cast to
 //! varchar(3) cuts silently, the assignment that follows refuses, as a direct write does.
 //!
 //! Objects are updated, and what isn't there is inserted, by one statement of two parts. `insert ... on conflict` would check
@@ -41,8 +41,8 @@ pub(super) struct Upsert<'a> {
     pub(super) version: Option<ColumnIndex>,
 }
 
-/// Updates columns by key and inserts the rows that aren't there; answers (updated, inserted), with a version (updated, inserted,
-/// superseded). The rows come sorted by key, each key once.
+/// Updates columns by key and inserts the rows that aren't there; answers (updated, inserted), with a version also with the numbers
+/// (`int8[]`) of the rows that were superseded. The rows come sorted by key, each key once.
 pub(super) fn upsert(collection: &Collection, upsert: Upsert<'_>) -> String {
     let set = upsert.set;
     let table = qualified(&collection.schema, &collection.table);
@@ -70,7 +70,7 @@ pub(super) fn upsert(collection: &Collection, upsert: Upsert<'_>) -> String {
             "with {rows}, changed as (update {table} as t set {assignments} from u where {matching} and ({stored} is null or {stored} < {sent}) returning u.n), \
              added as ({insert} where not exists (select from {table} as t where {matching}) order by u.n returning 1) \
              select (select count(*) from changed), (select count(*) from added), \
-             (select count(*) from u where exists (select from {table} as t where {matching} and {stored} >= {sent}))"
+             array(select u.n from u where exists (select from {table} as t where {matching} and {stored} >= {sent}))"
         );
     }
     format!(

@@ -175,7 +175,6 @@ impl Lane<'_> {
         Ok(written.collections.values().fold(RowsWritten::default(), |sum, rows| RowsWritten {
             updated: sum.updated + rows.updated,
             inserted: sum.inserted + rows.inserted,
-            superseded: sum.superseded + rows.superseded,
             deleted: sum.deleted + rows.deleted,
             appended: sum.appended + rows.appended,
         }))
@@ -225,13 +224,16 @@ impl Lane<'_> {
     async fn apply_saves(&mut self, saves: impl IntoIterator<Item = Save>) -> Result<Written, ApplyError> {
         let after = self.position;
         let accepted = (1..).zip(saves).map(|(n, save)| Accepted { sequence: after.plus(n), save });
-        let generation = Generation::fold(after, Arc::default(), accepted);
-        let through = generation.through;
+        self.apply_generation(&Generation::fold(after, Arc::default(), accepted)).await
+    }
+
+    async fn apply_generation(&mut self, generation: &Generation) -> Result<Written, ApplyError> {
+        let Generation { after, through, .. } = *generation;
         let work = Work {
             collections: &self.collections,
             after,
             through,
-            generation: Some(&generation),
+            generation: Some(generation),
             failed: &[],
             closes: &[],
             statement_rows: 3,

@@ -13,7 +13,7 @@ use super::{
     Action, Aside, FailedSave, Failure, PositionRow,
     answers::{Meaning, Param, array, land_all, make_room, send_step, text},
     failed_saves, fingerprint,
-    flight::{Flight, Refusal},
+    flight::{Answer, Flight, Refusal},
     lease::{Lease, within},
     plan,
     position::{self, LaneKey},
@@ -55,6 +55,10 @@ pub struct Work<'a> {
 pub struct Written {
     /// Saves of the generation that became failed saves.
     pub failed: Vec<(Accepted, Failure)>,
+    /// Saves of the generation that had no effect because their row had a version as high, by collection, in order. Never a failed
+    /// save, nor one that a later save hides (`backlog::fold` says which). If COMMIT's answer is lost, so is this: then it is told of
+    /// none.
+    pub superseded: BTreeMap<CollectionId, Vec<Sequence>>,
     /// What was closed.
     pub closed: Vec<Close>,
     /// Rows by collection.
@@ -72,12 +76,25 @@ pub struct RowsWritten {
     pub updated: u64,
     /// Objects that were not.
     pub inserted: u64,
-    /// Entries of objects that had a version as high already; they changed nothing.
-    pub superseded: u64,
     /// Objects that were there and are no more.
     pub deleted: u64,
     /// Rows added to an append collection.
     pub appended: u64,
+}
+
+impl Written {
+    /// These saves had no effect.
+    pub(super) fn supersede(&mut self, collection: CollectionId, saves: impl Iterator<Item = Sequence>) {
+        saves.for_each(|save| self.superseded.entry(collection).or_default().push(save));
+    }
+
+    /// Nor had those that were stale in the fold, but for those that were executed one by one instead; these are in order.
+    pub(super) fn supersede_stale(&mut self, generation: &Generation, executed: &[Accepted]) {
+        let folded = |save: &Sequence| executed.binary_search_by_key(save, |accepted| accepted.sequence).is_err();
+        for (&collection, fold) in generation.parts.iter().flat_map(|part| &part.collections) {
+            self.supersede(collection, fold.stale.iter().copied().filter(folded));
+        }
+    }
 }
 
 /// Why a transaction has no certain, good end.
@@ -199,9 +216,9 @@ impl Writer {
         flight.send_typed((), &fingerprint::compare(), 0, arrays.into_iter().map(array).collect()).await;
         let landed = flight.land(Phase::BeforeCommit).await.expect("it was sent");
         drop(flight);
-        let Ok(((), counts)) = landed else { return false };
+        let Ok(((), answer)) = landed else { return false };
         self.lease.leave();
-        usize::try_from(counts[1]) != Ok(tables)
+        usize::try_from(answer.counts[1]) != Ok(tables)
     }
 
     /// Rolls back or commits, and leaves a sound connection where that is possible.
@@ -253,6 +270,7 @@ impl Writer {
                 for step in &plan::steps(work.collections, generation)? {
                     send_step(&mut flight, step, work.statement_rows.max(1), &mut written).await?;
                 }
+                written.supersede_stale(generation, &[]);
                 written.closed = work.closes.to_vec();
             }
             (None, _) => written.closed = work.closes.to_vec(),
@@ -274,6 +292,7 @@ impl Writer {
         params.push((Box::new(position::as_int8(work.through)), Type::INT8));
         flight.send_typed(Meaning::Own { table: "lane_position", rows: 1 }, position::ADVANCE, 0, params).await;
         land_all(&mut flight, &mut written).await?;
+        written.superseded.values_mut().for_each(|saves| saves.sort_unstable());
         Ok(written)
     }
 
@@ -294,9 +313,9 @@ impl Writer {
         land_all(&mut flight, &mut Written::default()).await
     }
 
-    async fn send_failed<'c>(
+    async fn send_failed(
         &self,
-        flight: &mut Flight<'c, Meaning>,
+        flight: &mut Flight<'_, Meaning<'_>>,
         saves: &[FailedSave],
         written: &mut Written,
     ) -> Result<(), ApplyError> {
@@ -309,7 +328,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn send_closes<'c>(&self, flight: &mut Flight<'c, Meaning>, closes: &[Close], written: &mut Written) -> Result<(), ApplyError> {
+    async fn send_closes(&self, flight: &mut Flight<'_, Meaning<'_>>, closes: &[Close], written: &mut Written) -> Result<(), ApplyError> {
         let mut params = vec![text(self.lane.journal.clone())];
         params.extend(failed_saves::close_arrays(closes).into_iter().map(array));
         make_room(flight, 0, written).await?;
@@ -329,7 +348,7 @@ impl Writer {
             return Err(in_doubt(silence));
         }
         let stands = match flight.land(Phase::CommitSent).await.expect("it was sent") {
-            Ok(((), [position, 1, _])) => Some(position),
+            Ok(((), Answer { counts: [position, 1], .. })) => Some(position),
             Ok(_) => None,
             Err(Refusal { failure, .. }) => return Err(in_doubt(refused.unwrap_or(failure))),
         };

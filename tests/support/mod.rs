@@ -317,6 +317,13 @@ pub(crate) fn directory() -> TempDir {
     tempfile::Builder::new().prefix("forebay-test-").tempdir().expect("a temporary directory")
 }
 
+/// A port to come back to: below the ephemeral ones, where a client that tries again and again while nobody listens may connect
+/// to itself.
+pub(crate) fn free_port() -> u16 {
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).find(free).expect("a port is free")
+}
+
 /// The seed of a random test: `FOREBAY_SEED`, or drawn; printed, so that a failure can be replayed.
 pub(crate) fn seed(test: &str) -> u64 {
     let seed = number("FOREBAY_SEED").unwrap_or_else(|| fastrand::u64(..));

@@ -1,11 +1,14 @@
 //! The saves of a stream that are not answered yet. Pure: no clock, no I/O.
 
-use std::{collections::VecDeque, mem, task::Waker};
+use std::{collections::VecDeque, mem, ops::AddAssign, task::Waker};
 
 use tokio::sync::oneshot;
 
-use super::{REFUSED_MAX, RefusedSave};
-use crate::{client::Error, proto};
+use super::{Accepted, NotSaved};
+use crate::{
+    client::{Error, Ticket},
+    proto,
+};
 
 /// What a save takes of a message beside itself.
 pub(super) const FRAME_BYTES: usize = 16;
@@ -26,16 +29,27 @@ pub(super) struct Buffer {
     resumed: bool,
     finishing: bool,
     closed: bool,
-    refused: Vec<RefusedSave>,
     waker: Option<Waker>,
 }
+
+pub(super) type Tell = oneshot::Sender<Result<Accepted, Error>>;
 
 #[derive(Debug)]
 struct Entry {
     save: proto::Save,
     bytes: usize,
-    tell: Option<oneshot::Sender<Result<(), Error>>>,
-    refused: bool,
+    tell: Option<Tell>,
+    told: Told,
+}
+
+/// What is known of a save before it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// It failed: acknowledged with the others.
+    Failed,
+    /// Refused, or failed on a connection before: neither sent again nor acknowledged.
+    Gone,
 }
 
 /// Room that answers have freed.
@@ -53,6 +67,13 @@ pub(super) enum Next {
     End,
 }
 
+impl AddAssign for Answered {
+    fn add_assign(&mut self, more: Self) {
+        self.saves += more.saves;
+        self.bytes += more.bytes;
+    }
+}
+
 impl Default for Buffer {
     fn default() -> Self {
         Self {
@@ -64,21 +85,20 @@ impl Default for Buffer {
             resumed: false,
             finishing: false,
             closed: false,
-            refused: Vec::new(),
             waker: None,
         }
     }
 }
 
 impl Buffer {
-    /// Takes a save in; returns its offset, or nothing if the stream has ended.
-    pub(super) fn push(&mut self, save: proto::Save, bytes: usize, tell: Option<oneshot::Sender<Result<(), Error>>>) -> Option<u64> {
+    /// Takes a save in; returns its offset, or the save if the stream has ended.
+    pub(super) fn push(&mut self, save: proto::Save, bytes: usize, tell: Option<Tell>) -> Result<u64, proto::Save> {
         if self.closed {
-            return None;
+            return Err(save);
         }
-        self.entries.push_back(Entry { save, bytes, tell, refused: false });
+        self.entries.push_back(Entry { save, bytes, tell, told: Told::Nothing });
         self.wake();
-        Some(self.last())
+        Ok(self.last())
     }
 
     fn last(&self) -> u64 {
@@ -106,7 +126,9 @@ impl Buffer {
 
     /// Where this connection begins: after `through`, which the daemon has accepted, or with the first save not answered.
     pub(super) fn resume(&mut self, through: Option<u64>) -> Answered {
-        let answered = through.map_or_else(Answered::default, |through| self.acknowledge(through.min(self.unsent - 1)));
+        let mut answered = through.map_or_else(Answered::default, |through| self.acknowledge(through, Vec::new(), &[]));
+        self.entries.iter_mut().filter(|entry| entry.told == Told::Failed).for_each(|entry| entry.told = Told::Gone);
+        answered += self.forget_gone();
         self.cursor = self.first;
         self.resumed = true;
         self.wake();
@@ -118,7 +140,7 @@ impl Buffer {
         let sent = (self.unsent - self.first) as usize;
         self.entries.iter().take(sent).any(|entry| {
             let deletes = matches!(entry.save.change, Some(proto::save::Change::Delete(_)));
-            !entry.refused && !deletes && (entry.save.key.is_empty() || !entry.save.add.is_empty())
+            entry.told == Told::Nothing && !deletes && (entry.save.key.is_empty() || !entry.save.add.is_empty())
         })
     }
 
@@ -130,12 +152,14 @@ impl Buffer {
         if !self.resumed {
             return self.wait(waker);
         }
+        let behind = self.entries.range((self.cursor - self.first) as usize..);
+        self.cursor += behind.take_while(|entry| entry.told == Told::Gone).count() as u64;
         let from = (self.cursor - self.first) as usize;
         let mut bytes = 0;
         let fits = |entry: &&Entry| {
             let first = bytes == 0;
             bytes += entry.bytes;
-            first || bytes <= MESSAGE_BYTES
+            entry.told != Told::Gone && (first || bytes <= MESSAGE_BYTES)
         };
         let saves: Vec<_> = self.entries.range(from..).take(MESSAGE_SAVES_MAX).take_while(fits).map(|entry| entry.save.clone()).collect();
         if saves.is_empty() {
@@ -159,35 +183,58 @@ impl Buffer {
         }
     }
 
-    /// Every save up to `through` is answered.
-    pub(super) fn acknowledge(&mut self, through: u64) -> Answered {
-        let count = (through + 1).saturating_sub(self.first).min(self.unsent - self.first);
+    /// Every save up to `through` is answered; `tickets` are those of the saves among them that are not refused, in order.
+    pub(super) fn acknowledge(&mut self, through: u64, tickets: Vec<String>, superseded: &[u64]) -> Answered {
+        let count = through.saturating_add(1).saturating_sub(self.first).min(self.unsent - self.first);
+        let mut tickets = tickets.into_iter();
         let mut answered = Answered::default();
-        for entry in self.entries.drain(..count as usize) {
-            answered.saves += 1;
-            answered.bytes += entry.bytes;
+        for (offset, entry) in (self.first..).zip(self.entries.drain(..count as usize)) {
+            answered += Answered { saves: 1, bytes: entry.bytes };
+            let ticket = if entry.told == Told::Gone { None } else { tickets.next() };
             if let Some(tell) = entry.tell {
+                let ticket = ticket.filter(|ticket| !ticket.is_empty()).map(Ticket::from);
                 // Nobody may be waiting any more.
-                let _ = tell.send(Ok(()));
+                let _ = tell.send(Ok(Accepted { ticket, superseded: superseded.contains(&offset) }));
             }
         }
         self.first += count;
+        answered += self.forget_gone();
+        answered
+    }
+
+    /// Those at the front that nothing is awaited for.
+    fn forget_gone(&mut self) -> Answered {
+        let mut answered = Answered::default();
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.told == Told::Gone) {
+            answered += Answered { saves: 1, bytes: entry.bytes };
+            self.first += 1;
+        }
         self.cursor = self.cursor.max(self.first);
         answered
     }
 
-    /// One save is refused. Fails when too many refusals have not been taken.
-    pub(super) fn refuse(&mut self, offset: u64, error: Error) -> Result<(), Error> {
-        let Some(entry) = offset.checked_sub(self.first).and_then(|index| self.entries.get_mut(index as usize)) else {
-            return Ok(());
-        };
-        entry.refused = true;
+    /// One save is refused: to be told by who is not told here.
+    pub(super) fn refuse(&mut self, offset: u64, error: Error) -> (Option<NotSaved>, Answered) {
+        (self.reject(offset, error, Told::Gone), self.forget_gone())
+    }
+
+    /// One save has failed: to be told by who is not told here.
+    pub(super) fn fail(&mut self, offset: u64, error: Error) -> Option<NotSaved> {
+        self.reject(offset, error, Told::Failed)
+    }
+
+    /// `None`: its sender is told here, or was told on a connection before.
+    fn reject(&mut self, offset: u64, error: Error, told: Told) -> Option<NotSaved> {
+        let index = offset.checked_sub(self.first).filter(|_| offset < self.unsent)?;
+        let entry = self.entries.get_mut(index as usize).filter(|entry| entry.told == Told::Nothing)?;
+        entry.told = told;
         match entry.tell.take() {
-            Some(tell) => drop(tell.send(Err(error))),
-            None if self.refused.len() < REFUSED_MAX => self.refused.push(RefusedSave { offset, error }),
-            None => return Err(error),
+            Some(tell) => {
+                let _ = tell.send(Err(error));
+                None
+            }
+            None => Some(NotSaved { offset: Some(offset), save: entry.save.clone().into(), error }),
         }
-        Ok(())
     }
 
     /// The offset before the first that is not answered.
@@ -195,106 +242,29 @@ impl Buffer {
         self.first - 1
     }
 
-    pub(super) fn take_refused(&mut self) -> Vec<RefusedSave> {
-        mem::take(&mut self.refused)
+    /// Saves that have no answer.
+    pub(super) fn unanswered(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.told == Told::Nothing).count()
     }
 
-    /// Gives up what is not answered: those who wait learn it by their closed channel.
-    pub(super) fn clear(&mut self) {
+    /// Nothing is sent or answered any more: those who wait learn it by their closed channel.
+    pub(super) fn close(&mut self) {
         self.closed = true;
         self.connection += 1;
-        self.entries.clear();
+        self.entries.iter_mut().for_each(|entry| entry.tell = None);
         self.wake();
+    }
+
+    /// Of a closed one: the saves that have no answer, and why.
+    pub(super) fn take_unanswered(&mut self, why: &Error) -> Vec<NotSaved> {
+        let entries = (self.first..).zip(mem::take(&mut self.entries)).filter(|(_, entry)| entry.told == Told::Nothing);
+        let not_saved = |(offset, entry): (u64, Entry)| {
+            let error = if offset < self.unsent { why.for_sent() } else { why.clone() };
+            NotSaved { offset: Some(offset), save: entry.save.into(), error }
+        };
+        entries.map(not_saved).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::Save;
-
-    fn buffer(saves: u64) -> Buffer {
-        let mut buffer = Buffer::default();
-        for n in 0..saves {
-            assert_eq!(buffer.push(Save::set("t", [n.to_string()], "{}").into_proto(), 10, None), Some(n + 1));
-        }
-        buffer.connect();
-        buffer.resume(None);
-        buffer
-    }
-
-    fn sent(buffer: &mut Buffer) -> Vec<u64> {
-        let mut offsets = Vec::new();
-        while let Next::Send(message) = buffer.next(buffer.connection, Waker::noop()) {
-            offsets.extend(message.offset..message.offset + message.saves.len() as u64);
-        }
-        offsets
-    }
-
-    #[test]
-    fn saves_leave_once_and_stay_until_they_are_answered() {
-        let mut buffer = buffer(600);
-        assert_eq!(sent(&mut buffer), (1..=600).collect::<Vec<_>>());
-        assert!(sent(&mut buffer).is_empty());
-        assert_eq!(buffer.acknowledge(400), Answered { saves: 400, bytes: 4_000 });
-        assert_eq!(buffer.acknowledge(399), Answered::default());
-        assert_eq!(buffer.through(), 400);
-    }
-
-    #[test]
-    fn a_new_connection_sends_again_what_was_not_accepted() {
-        let mut buffer = buffer(10);
-        sent(&mut buffer);
-        buffer.acknowledge(3);
-        let old = buffer.connection;
-        buffer.connect();
-        assert_eq!(buffer.resume(Some(7)), Answered { saves: 4, bytes: 40 });
-        assert!(matches!(buffer.next(old, Waker::noop()), Next::End));
-        assert_eq!(sent(&mut buffer), [8, 9, 10]);
-    }
-
-    #[test]
-    fn an_answer_to_what_was_never_sent_counts_for_nothing() {
-        let mut buffer = buffer(5);
-        assert_eq!(buffer.acknowledge(5), Answered::default());
-        assert_eq!(buffer.resume(Some(5)), Answered::default());
-        assert_eq!(sent(&mut buffer), [1, 2, 3, 4, 5]);
-    }
-
-    #[test]
-    fn messages_are_bounded_in_saves_and_bytes() {
-        let mut buffer = Buffer::default();
-        for _ in 0..3 {
-            buffer.push(Save::set("t", ["1"], "{}").into_proto(), MESSAGE_BYTES / 2, None);
-        }
-        buffer.connect();
-        assert!(matches!(buffer.next(1, Waker::noop()), Next::Wait), "the daemon has not said where to begin");
-        buffer.resume(None);
-        let Next::Send(message) = buffer.next(1, Waker::noop()) else { unreachable!("three wait") };
-        assert_eq!(message.saves.len(), 2);
-    }
-
-    #[test]
-    fn a_refused_save_is_told_by_its_offset() {
-        let mut buffer = buffer(3);
-        sent(&mut buffer);
-        buffer.refuse(2, Error::refused("no")).expect("room");
-        buffer.refuse(9, Error::refused("no")).expect("ignored");
-        assert_eq!(buffer.acknowledge(3).saves, 3);
-        let refused: Vec<_> = buffer.take_refused().iter().map(|refused| refused.offset).collect();
-        assert_eq!(refused, [2]);
-    }
-
-    #[test]
-    fn only_sent_appends_and_adds_would_count_twice() {
-        let mut buffer = buffer(1);
-        buffer.push(Save::append("log", "{}").into_proto(), 10, None);
-        assert!(!buffer.repeats_count());
-        sent(&mut buffer);
-        assert!(buffer.repeats_count());
-        buffer.acknowledge(2);
-        buffer.push(Save::set("t", ["1"], r#"{"n":1}"#).adding(["n"]).into_proto(), 10, None);
-        sent(&mut buffer);
-        assert!(buffer.repeats_count());
-    }
-}
+mod tests;

@@ -1,14 +1,18 @@
 //! Keeps a stream going: opens it, reads the answers, opens it again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use tokio::time::timeout;
 use tonic::{Streaming, transport::Channel};
 
-use super::{OPEN_TIMEOUT, Shared, requests::Requests};
+use super::{
+    NotSaved, OPEN_TIMEOUT, Shared,
+    buffer::{Answered, Buffer},
+    requests::Requests,
+};
 use crate::{
     client::{
-        Client, Error,
+        Client, Durability, Error,
         retry::{Repeat, Waits},
     },
     proto::{SaveStreamResponse, StreamOpened, save_service_client::SaveServiceClient, save_stream_response::Event},
@@ -16,6 +20,7 @@ use crate::{
 
 /// Runs until every save is answered after `finish`, or an error that trying again doesn't cure.
 pub(super) async fn drive(client: Client, shared: Arc<Shared>) {
+    let _ending = Ending(Arc::clone(&shared));
     let mut waits = client.shared.retry.waits();
     loop {
         let end = match connection(&client, &shared, &mut waits).await {
@@ -31,6 +36,15 @@ pub(super) async fn drive(client: Client, shared: Arc<Shared>) {
             Err(Broken::Final(error)) => Err(error),
         };
         return shared.end(end);
+    }
+}
+
+/// However the driver ends, nobody waits for it: also if a listener panics, or the runtime goes.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end(Err(Error::unavailable("the task of the stream has ended")));
     }
 }
 
@@ -57,7 +71,13 @@ async fn connection(client: &Client, shared: &Arc<Shared>, waits: &mut Waits) ->
         _ => return Err(Error::unavailable("the stream ended before it was opened").into()),
     };
     resume(client, shared, opened)?;
-    read(shared, &mut answers, waits).await
+    if shared.buffer().unanswered() == 0 {
+        waits.idle();
+    }
+    let since = Instant::now();
+    let read = read(shared, &mut answers, waits).await;
+    waits.lasted(since.elapsed());
+    read
 }
 
 /// Opening must not hang: keepalive tells a dead connection, this a daemon that says nothing.
@@ -76,13 +96,27 @@ fn resume(client: &Client, shared: &Shared, opened: StreamOpened) -> Result<(), 
             let error = Error::unknown("the daemon doesn't remember the stream, and saves sent before would count twice");
             return Err(Broken::Final(error));
         }
-        // Saves that were refused without our having heard are sent again with the rest, to be told why.
-        let accepted = opened.known && opened.missing.is_empty();
+        // Saves that were refused without our having heard are sent again with the rest, to be told why; so are those that were
+        // accepted and are to be answered when they are persisted.
+        let accepted = opened.known && opened.missing.is_empty() && shared.options.durability == Durability::Synced;
         let answered = buffer.resume(accepted.then_some(opened.acknowledged_through));
         (answered, buffer.through())
     };
     shared.answered(answered, through);
     Ok(())
+}
+
+/// Notes an answer, and tells of it.
+fn take(shared: &Shared, note: impl FnOnce(&mut Buffer) -> (Option<NotSaved>, Answered)) -> Result<(), Broken> {
+    let (not_saved, answered, through) = {
+        let mut buffer = shared.buffer();
+        let (not_saved, answered) = note(&mut buffer);
+        (not_saved, answered, buffer.through())
+    };
+    // Before the saves count as answered: who waits for that finds those that were not saved.
+    let rejected = not_saved.map_or(Ok(()), |not_saved| shared.reject(not_saved));
+    shared.answered(answered, through);
+    rejected.map_err(Broken::Final)
 }
 
 /// Reads answers until the stream is finished or breaks.
@@ -96,18 +130,14 @@ async fn read(shared: &Shared, answers: &mut Streaming<SaveStreamResponse>, wait
         match answer {
             Some(Event::Acknowledged(acknowledged)) => {
                 waits.reset();
-                let (answered, through) = {
-                    let mut buffer = shared.buffer();
-                    (buffer.acknowledge(acknowledged.through), buffer.through())
-                };
-                shared.answered(answered, through);
+                take(shared, |buffer| (None, buffer.acknowledge(acknowledged.through, acknowledged.tickets, &acknowledged.superseded)))?;
             }
-            Some(Event::Refused(refused)) => {
-                let offset = refused.offset;
-                shared.buffer().refuse(offset, Error::from_refused(refused)).map_err(Broken::Final)?;
+            Some(Event::Refused(refused)) => take(shared, |buffer| buffer.refuse(refused.offset, Error::from_refused(refused)))?,
+            Some(Event::Failed(failed)) => {
+                take(shared, |buffer| (buffer.fail(failed.offset, Error::from_failed(failed)), Answered::default()))?;
             }
             // Of a later version of the contract.
-            Some(Event::Opened(_) | Event::Failed(_)) | None => tracing::debug!(stream_id = shared.id, "ignored an answer"),
+            Some(Event::Opened(_)) | None => tracing::debug!(stream_id = shared.id, "ignored an answer"),
         }
     }
     // Let the daemon end the call: giving it up would look like a cancelled one there.

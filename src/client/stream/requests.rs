@@ -31,7 +31,7 @@ impl Stream for Requests {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if !self.opened {
             self.opened = true;
-            return Poll::Ready(Some(SaveStreamRequest { stream_id: self.shared.id.clone(), ..Default::default() }));
+            return Poll::Ready(Some(self.shared.first_message()));
         }
         let next = self.shared.buffer().next(self.connection, cx.waker());
         match next {

@@ -8,6 +8,8 @@ use crate::client::{
     fake::{Fake, Wire, error},
 };
 
+const MS: Duration = Duration::from_millis(1);
+
 async fn client(address: std::net::SocketAddr) -> Client {
     Client::connect(address.to_string()).await.expect("the fake listens")
 }
@@ -30,7 +32,7 @@ async fn saves_arrive_once_and_in_order() {
     stream.acknowledged(10_000).await.expect("acknowledged");
     assert_eq!(stream.acknowledged_through(), 10_000);
     let finished = stream.finish().await.expect("finished");
-    assert_eq!((finished.through, finished.refused.len()), (10_000, 0));
+    assert_eq!((finished.through, finished.not_saved.len()), (10_000, 0));
     assert_eq!(fake.state().accepted, keys(1..=10_000));
 }
 
@@ -74,7 +76,7 @@ async fn refused_saves_are_reported_by_offset_and_the_others_go_on() {
     let answer = tracked.expect("the fourth").wait().await;
     assert!(matches!(answer, Err(Error::Refused(_))));
     let finished = stream.finish().await.expect("finished");
-    assert_eq!(finished.refused.iter().map(|refused| refused.offset).collect::<Vec<_>>(), [3]);
+    assert_eq!(finished.not_saved.iter().map(|refused| refused.offset).collect::<Vec<_>>(), [Some(3)]);
     assert_eq!(fake.state().accepted, keys([1, 2, 5]));
 }
 
@@ -110,11 +112,7 @@ async fn restarts_lose_and_double_nothing() {
         while fake.state().accepted.len() < part * 3_000 {
             tokio::task::yield_now().await;
         }
-        let state = Arc::clone(&fake.state);
-        drop(fake);
-        wire.cut();
-        fake = Fake::start_on(([127, 0, 0, 1], 0).into(), state).await;
-        wire.retarget(fake.address);
+        fake = fake.restart_behind(&wire).await;
     }
     assert_eq!(sender.await.expect("no panic").through, 20_000);
     assert_eq!(fake.state().accepted, keys(1..=20_000));
@@ -136,8 +134,50 @@ async fn a_refusal_whose_answer_was_lost_is_told_after_the_resume() {
     fake.state().answer_saves_max = None;
     wire.cut();
     let finished = stream.finish().await.expect("finished");
-    assert_eq!(finished.refused.iter().map(|refused| refused.offset).collect::<Vec<_>>(), [2]);
+    assert_eq!(finished.not_saved.iter().map(|refused| refused.offset).collect::<Vec<_>>(), [Some(2)]);
     assert_eq!(fake.state().accepted, keys([1, 3]));
+}
+
+/// An accepted save is answered only when it is persisted: so it is sent again, and recognised.
+#[tokio::test]
+async fn a_failure_whose_answer_was_lost_is_told_after_the_resume() {
+    let fake = Fake::start().await;
+    let wire = Wire::to(fake.address).await;
+    fake.state().failing_keys = keys([2]);
+    fake.state().answer_saves_max = Some(0);
+    let options = StreamOptions { durability: Durability::Persisted, ..StreamOptions::default() };
+    let stream = client(wire.address).await.save_stream_with(options);
+    for n in 1..=3 {
+        stream.send(numbered(n)).await.expect("room");
+    }
+    while fake.state().accepted.len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    fake.state().answer_saves_max = None;
+    wire.cut();
+    let finished = stream.finish().await.expect("finished");
+    let [NotSaved { offset: Some(2), error: Error::Failed(failed), .. }] = &finished.not_saved[..] else { panic!("{finished:?}") };
+    assert_eq!(failed.ticket.as_str(), "ticket-2");
+    assert_eq!(fake.state().accepted, keys(1..=3));
+}
+
+#[tokio::test]
+async fn an_idle_stream_outlives_more_restarts_than_its_patience() {
+    let mut fake = Fake::start().await;
+    let wire = Wire::to(fake.address).await;
+    let retry = RetryPolicy { total_max: 500 * MS, ..RetryPolicy::default() };
+    let client = Client::builder(wire.address.to_string()).retry(retry).connect().await.expect("the fake listens");
+    let stream = client.save_stream();
+    for opened in 1..=4 {
+        while fake.state().stream_calls < opened {
+            tokio::task::yield_now().await;
+        }
+        // Longer in all than the policy tries.
+        tokio::time::sleep(200 * MS).await;
+        fake = fake.restart_behind(&wire).await;
+    }
+    stream.send(numbered(1)).await.expect("it has not ended");
+    stream.finish().await.expect("finished");
 }
 
 #[tokio::test]

@@ -77,9 +77,9 @@ impl Server {
 
     /// An earlier state, as a restored backup or a promoted standby has it.
     pub(super) fn go_back(&mut self, chance: &mut fastrand::Rng) {
-        // The newest is how things are.
-        let Some(older) = self.backups.len().checked_sub(1).filter(|&count| count > 0) else { return };
-        let Backup { row, tables, failed } = self.backups[chance.usize(..older)].clone();
+        // Some are how things are: the newest, and those of where it has been twice.
+        let others: Vec<_> = self.backups.iter().filter(|backup| backup.row != self.row).collect();
+        let Some(Backup { row, tables, failed }) = chance.choice(others).cloned() else { return };
         (self.row, self.tables, self.failed) = (row, tables, failed);
         self.disconnect_all();
     }

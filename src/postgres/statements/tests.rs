@@ -92,7 +92,7 @@ fn a_version_guards_the_row_that_is_there() {
     assert!(sql.contains(r#"from u where t."k" = u.c1 and (t."b" is null or t."b" < u.c3) returning u.n"#), "{sql}");
     assert!(sql.contains(r#"from u where not exists (select from "s"."t" as t where t."k" = u.c1) order by"#), "{sql}");
     assert!(
-        sql.ends_with(r#"(select count(*) from u where exists (select from "s"."t" as t where t."k" = u.c1 and t."b" >= u.c3))"#),
+        sql.ends_with(r#"array(select u.n from u where exists (select from "s"."t" as t where t."k" = u.c1 and t."b" >= u.c3))"#),
         "{sql}"
     );
 }

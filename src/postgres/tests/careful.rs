@@ -48,6 +48,12 @@ impl Aside for Journal {
 impl Lane<'_> {
     async fn carefully(&mut self, saves: Vec<Save>, room: u64) -> Result<Vec<u64>, ApplyError> {
         let after = self.position;
+        let written = self.carefully_written(saves, room).await?;
+        Ok(written.failed.iter().map(|(accepted, _)| accepted.sequence.get() - after.get()).collect())
+    }
+
+    async fn carefully_written(&mut self, saves: Vec<Save>, room: u64) -> Result<Written, ApplyError> {
+        let after = self.position;
         let saves: Vec<_> = (1..).zip(saves).map(|(n, save)| Accepted { sequence: after.plus(n), save }).collect();
         let generation = Generation::fold(after, Arc::default(), saves.clone());
         let (through, journal) = (generation.through, Journal { saves, room });
@@ -63,7 +69,7 @@ impl Lane<'_> {
         };
         let written = self.writer.apply(&work).await?;
         self.position = through;
-        Ok(written.failed.iter().map(|(accepted, _)| accepted.sequence.get() - after.get()).collect())
+        Ok(written)
     }
 }
 
@@ -94,6 +100,30 @@ async fn of_an_object_only_the_saves_at_fault_fail_and_they_keep_their_order() {
     assert_eq!(fixture.rows("select * from t order by id").await, ["1|1|third", "2|2|NULL"]);
     let closed = "select sequence, closed_reason, closed_by from forebay.failed_save order by 1";
     assert_eq!(fixture.rows(closed).await, ["2|overtaken|3", "4|NULL|NULL"], "what a later save has overtaken is no longer open");
+}
+
+#[tokio::test]
+async fn what_a_save_at_fault_made_stale_has_an_effect_without_it() {
+    let fixture = Fixture::new(&format!("{TABLE}; alter table t add v int8; insert into t values (3, 1, 'old', 9)")).await;
+    let settings = CollectionSettings { version_column: Some("v".to_owned()), ..CollectionSettings::default() };
+    let rules = CollectionRules { named: [("t".to_owned(), settings)].into(), ..rules(&[]) };
+    let mut lane = fixture.lane_with(&rules).await;
+    let save = |lane: &Lane<'_>, key: &str, v: i64, n: i64| lane.save("t", key, &format!(r#"{{"v":{v},"n":{n}}}"#), 0);
+    let saves = [
+        save(&lane, "1", 5, 5_000),
+        save(&lane, "1", 3, 3),
+        save(&lane, "1", 2, 2),
+        save(&lane, "1", 3, 6_000),
+        save(&lane, "2", 5, 5),
+        save(&lane, "2", 4, 4),
+        save(&lane, "3", 7, 7),
+        save(&lane, "3", 8, 8),
+    ];
+    let written = lane.carefully_written(saves.to_vec(), 100).await.expect("applied");
+    let failed: Vec<_> = written.failed.iter().map(|(accepted, _)| accepted.sequence.get()).collect();
+    let superseded: Vec<_> = written.superseded.values().flatten().map(|save| save.get()).collect();
+    assert_eq!(fixture.rows("select id, n, v from t order by id").await, ["1|3|3", "2|5|5", "3|1|9"]);
+    assert_eq!((failed, superseded), (vec![1], vec![3, 4, 6, 7, 8]));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::save::{Change, Save};
+use crate::backlog::model;
 
 const TABLE: &str = "(id int8 primary key, v int8, a text default 'a', b int4 default 2)";
 
@@ -14,7 +14,7 @@ fn versioned(names: &[&str]) -> CollectionRules {
 }
 
 #[tokio::test]
-async fn only_a_higher_version_overwrites_and_what_is_stale_is_counted() {
+async fn only_a_higher_version_overwrites_and_what_is_stale_is_told() {
     let fixture = Fixture::new(&format!(
         "create table t {TABLE}; insert into t values (1, 5, 'old', 0), (2, 5, 'old', 0), (3, 5, 'old', 0), (4, null, 'old', 0)"
     ))
@@ -23,10 +23,51 @@ async fn only_a_higher_version_overwrites_and_what_is_stale_is_counted() {
     let saves =
         [("1", 4), ("2", 5), ("3", 6), ("4", -7), ("5", 1)].map(|(key, v)| lane.save("t", key, &format!(r#"{{"v":{v},"a":"new"}}"#), 0));
     let written = lane.apply_saves(saves).await.expect("applied");
-    let rows = written.collections.into_values().next().expect("rows");
-    assert_eq!((rows.updated, rows.inserted, rows.superseded), (2, 1, 2));
+    let rows = written.collections.values().next().expect("rows");
+    assert_eq!((rows.updated, rows.inserted, told(&written, 0)), (2, 1, vec![1, 2]));
     let expected = ["1|5|old|0", "2|5|old|0", "3|6|new|0", "4|-7|new|0", "5|1|new|2"];
     assert_eq!(fixture.rows("select * from t order by id").await, expected);
+}
+
+/// The superseded saves of all collections, numbered from 1 after this position.
+fn told(written: &Written, after: u64) -> Vec<u64> {
+    written.superseded.values().flatten().map(|save| save.get() - after).collect()
+}
+
+#[tokio::test]
+async fn of_an_entry_that_is_not_written_all_saves_are_told_and_of_one_that_is_none() {
+    let fixture = Fixture::new(&format!(
+        "create table t {TABLE}; create table other {TABLE}; insert into t values (1, 5, 'old', 0), (2, 5, 'old', 0); insert into other select * from t"
+    ))
+    .await;
+    let mut lane = fixture.lane_with(&versioned(&["t", "other"])).await;
+    let save = |lane: &Lane<'_>, name: &str, key: &str, v: i64| lane.save(name, key, &format!(r#"{{"v":{v},"a":"v{v}"}}"#), 0);
+    let saves = [
+        save(&lane, "other", "2", 3),
+        save(&lane, "t", "1", 3),
+        save(&lane, "t", "1", 5),
+        save(&lane, "t", "2", 3),
+        save(&lane, "t", "2", 6),
+        save(&lane, "t", "2", 6),
+        lane.save("t", "1", r#"{"v":7,"b":7}"#, 0),
+        save(&lane, "other", "1", 5),
+    ];
+    let written = lane.apply_saves(saves).await.expect("applied");
+    let of = |name: &str| written.superseded[&lane.collections.named(name).expect("a collection").id].iter().map(|save| save.get());
+    assert_eq!((of("t").collect::<Vec<_>>(), of("other").collect::<Vec<_>>()), (vec![2, 3, 6], vec![1, 8]));
+    assert_eq!(fixture.rows("select * from t order by id").await, ["1|7|old|7", "2|6|v6|0"]);
+}
+
+#[tokio::test]
+async fn a_batch_executed_save_by_save_tells_what_each_of_them_met() {
+    let fixture = Fixture::new(&format!("create table t {TABLE}; insert into t values (1, 5, 'old', 0)")).await;
+    let mut lane = fixture.lane_with(&versioned(&["t"])).await;
+    let saves = [4, 6, 6, 5, 7].map(|v| lane.save("t", "1", &format!(r#"{{"v":{v}}}"#), 0));
+    let delete = Save { change: Change::Delete, columns: ColumnSet::EMPTY, version: None, ..saves[0].clone() };
+    let accepted = (1..).zip(saves.into_iter().chain([delete])).map(|(n, save)| Accepted { sequence: Sequence::from_u64(n), save });
+    let generation = Generation::one_by_one(lane.position, Arc::default(), accepted);
+    let written = lane.apply_generation(&generation).await.expect("applied");
+    assert_eq!(told(&written, 0), [1, 3, 4], "none hides another, nor does the delete");
 }
 
 #[tokio::test]
@@ -35,8 +76,9 @@ async fn a_delete_takes_the_version_with_the_row() {
     let mut lane = fixture.lane_with(&versioned(&["t"])).await;
     let save = |lane: &Lane<'_>, v: i64| lane.save("t", "1", &format!(r#"{{"v":{v},"a":"v{v}"}}"#), 0);
     let delete = Save { change: Change::Delete, columns: ColumnSet::EMPTY, version: None, ..save(&lane, 0) };
-    let saves = [save(&lane, 10), delete, save(&lane, 3), save(&lane, 2)];
-    lane.apply_saves(saves).await.expect("applied");
+    let saves = [save(&lane, 8), delete, save(&lane, 3), save(&lane, 2)];
+    let written = lane.apply_saves(saves).await.expect("applied");
+    assert_eq!(told(&written, 0), [4], "a delete hides what it follows");
     assert_eq!(fixture.rows("select * from t").await, ["1|3|v3|2"]);
 }
 
@@ -51,7 +93,7 @@ async fn a_row_that_a_trigger_takes_out_is_not_taken_for_stale() {
     let mut lane = fixture.lane_with(&versioned(&["t"])).await;
     let save = lane.save("t", "1", r#"{"v":2}"#, 0);
     let written = lane.apply_saves([save]).await.expect("executed, as a direct write would be");
-    assert_eq!(written.collections.into_values().collect::<Vec<_>>(), [RowsWritten::default()]);
+    assert_eq!((told(&written, 0), written.collections.into_values().collect::<Vec<_>>()), (vec![], vec![RowsWritten::default()]));
 }
 
 #[tokio::test]
@@ -66,23 +108,28 @@ async fn a_row_that_another_writer_may_have_made_first_is_tried_again() {
 }
 
 #[tokio::test]
-async fn random_versions_fold_to_what_they_do_one_by_one() {
+async fn random_versions_fold_to_what_they_do_one_by_one_and_tell_what_was_superseded() {
     let fixture = Fixture::new(&format!("create table direct {TABLE}; create table folded {TABLE}")).await;
     let (seed, rules) = (2_026, versioned(&["direct", "folded"]));
     let (mut chance, mut lane) = (fastrand::Rng::with_seed(seed), fixture.lane_with(&rules).await);
     for round in 0..20 {
-        let mut fold = Vec::new();
-        for _ in 0..chance.usize(1..30) {
+        let (mut fold, mut stale) = (Vec::new(), Vec::new());
+        for n in 1..chance.u64(2..30) {
             let (key, delete) = (chance.u8(1..5).to_string(), chance.u8(..10) == 0);
             let (json, adds) = random_body(&mut chance, round);
             let [direct, folded] = ["direct", "folded"].map(|name| match delete {
                 false => lane.save(name, &key, &json, adds),
                 true => Save { change: Change::Delete, columns: ColumnSet::EMPTY, ..lane.save(name, &key, "{}", 0) },
             });
-            lane.apply_saves([direct]).await.expect("taken");
+            let written = lane.apply_saves([direct]).await.expect("taken");
+            stale.extend((!written.superseded.is_empty()).then_some(Sequence::from_u64(n)));
             fold.push(folded);
         }
-        lane.apply_saves(fold).await.expect("what was taken one by one");
+        let accepted = |(n, save): (_, &Save)| Accepted { sequence: Sequence::from_u64(n), save: save.clone() };
+        let saves: Vec<_> = (1..).zip(&fold).map(accepted).collect();
+        let (after, expected) = (lane.position.get(), model::superseded(&saves, &stale));
+        let written = lane.apply_saves(fold).await.expect("what was taken one by one");
+        assert_eq!(told(&written, after), expected.into_iter().map(Sequence::get).collect::<Vec<_>>(), "round {round}, seed {seed}");
         let [direct, folded] = ["direct", "folded"].map(|name| format!("select t::text from {name} t order by id"));
         assert_eq!(fixture.rows(&folded).await, fixture.rows(&direct).await, "round {round}, seed {seed}");
     }

@@ -1,0 +1,903 @@
+/**
+ * Saves to Forebay, the write-behind persistence daemon for Postgres. One file to copy: `npm install @grpc/grpc-js protobufjs`
+ * (protobufjs 8 or later, Node 18 or later). An ES module: in a project of CommonJS name it `forebay.mjs` and `await import` it.
+ *
+ *     import { connect } from "./forebay.js";
+ *
+ *     const client = connect("127.0.0.1:7420");
+ *     const { ticket } = await client.save("players", 42, { name: "Ann", gold: "7.50" }); // durable from here on
+ *     await client.save("players", 42, { gold: 5 }, { add: ["gold"], requestId: randomUUID() }); // exactly once
+ *     await client.saveBatch([{ collection: "items", key: [42, 1], values: { kind: "sword" } }], { atomic: true });
+ *     await client.delete("players", 41); // and append, and saveStream for many
+ *     const { state, failure } = await client.awaitTicket(ticket, { timeoutMs: 30_000 }); // "PERSISTED": it is in Postgres
+ *     const { row } = await client.get("players", 42); // with what is not in Postgres yet
+ *     for await (const { key, row } of client.load("players")) players.set(key[0], row);
+ *     client.close();
+ *
+ * A key is a scalar, or an array of the primary key's parts in their order; leave it out if the values hold it. Values name the
+ * columns to set: null is NULL, undefined leaves the column alone. BigInts keep every digit; Dates are sent as ISO text in UTC,
+ * Buffers as bytea. Decimals that a double can't hold are best sent as strings.
+ *
+ * Rows come as Postgres prints them in JSON: dates, uuids and bytea (`\x` hex) as strings. A number that JavaScript can't hold is
+ * not rounded: an integer comes as BigInt (so a column of bigints gives both), any other as a string of its digits. A row that is
+ * to go elsewhere unchanged has its bytes in `raw`.
+ *
+ * What a call throws says what to do. `Refused` is yours to fix (`Blocked`: an operator's); `Unavailable` was certainly not accepted (the client has tried
+ * again), and `Busy` is the kind that meets a limit; `OutcomeUnknown` may have been: save again, unless saving twice is worse. With
+ * a request id (new for every call) it never is: the daemon recognises the call, and the client repeats it by itself. `SaveFailed`
+ * was accepted, and Postgres would not take it. Calls that save nothing are never in doubt: they are repeated, or `Unavailable`.
+ */
+
+import { randomUUID } from "node:crypto";
+import { EventEmitter, once, setMaxListeners } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
+import { inflateSync } from "node:zlib";
+
+import grpc from "@grpc/grpc-js";
+import protobuf from "protobufjs";
+import "protobufjs/ext/descriptor.js";
+
+const TIMEOUT_MS = 10_000;
+const AWAIT_MS = 60_000;
+const PAGE_MS = 60_000;
+/** For the question that ends a wait. */
+const LAST_WORD_MS = 1_000;
+const ATTEMPTS_MAX = 5;
+const BACKOFF_MS_MIN = 100;
+const BACKOFF_MS_MAX = 1_000;
+/** Of one stream; the daemon's own limit is above it. */
+const UNANSWERED_MAX = 1_024;
+
+const CHANNEL_OPTIONS = {
+  // The daemon has limits for messages; one here could only lose the answer to saves that were accepted.
+  "grpc.max_send_message_length": -1,
+  "grpc.max_receive_message_length": -1,
+  // The library's own default would wait up to two minutes for a daemon that has long been back.
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 1_000,
+  // The daemon is near: a proxy that the environment names is for the web.
+  "grpc.enable_http_proxy": 0,
+  "grpc.keepalive_time_ms": 30_000,
+  "grpc.keepalive_timeout_ms": 10_000,
+};
+
+/**
+ * @typedef {string | number | bigint | boolean | Date | Uint8Array} Scalar
+ * @typedef {Scalar | Scalar[]} Key a scalar, or the primary key's parts in their order
+ * @typedef {object} Save one save of a batch or stream; it has either values or delete
+ * @property {string} collection
+ * @property {Key} [key]
+ * @property {object} [values] the columns to set
+ * @property {boolean} [delete] delete the object
+ * @property {string[]} [add] members of values that are added to what is there
+ *
+ * @typedef {{ field: string, description: string }} Violation
+ * @typedef {object} Told what is known of a failed call
+ * @property {number} code
+ * @property {string} message
+ * @property {string} [reason]
+ * @property {Violation[]} [violations]
+ * @property {Record<string, string>} [metadata]
+ * @property {number} [retryAfterMs]
+ *
+ * @typedef {object} CallOptions
+ * @property {number} [timeoutMs] for the call with all its attempts; that of the client if not given
+ *
+ * @typedef {object} AnswerOptions
+ * @property {string} [requestId] recognises a repeated call; a new one for every call
+ * @property {string} [callback] an endpoint of the daemon's settings that is told the outcome
+ * @property {"SYNCED" | "PERSISTED"} [durability] when to answer: once it is durable (the default), or in Postgres
+ *
+ * @typedef {"PENDING" | "PERSISTED" | "FAILED" | "DISCARDED" | "UNKNOWN"} State
+ * @typedef {{ sqlstate: string, constraint: string, message: string }} Failure why Postgres would not take a save
+ *
+ * @typedef {object} Saved
+ * @property {string} ticket names the save
+ * @property {State} state
+ * @property {Failure | null} failure of a batch's save that FAILED
+ * @property {boolean} superseded PERSISTED without effect: the row had a higher version
+ * @property {boolean} deduplicated it had been accepted before under the same request id
+ *
+ * @typedef {object} TicketStatus
+ * @property {State} state
+ * @property {Failure | null} failure if FAILED or DISCARDED
+ * @property {Date | null} acceptTime of a save that failed
+ * @property {Date | null} outcomeTime of a persisted save for some minutes
+ * @property {string} retryTicket of the save that retried it, if one did
+ * @property {boolean} superseded
+ * @property {number} savesAhead if PENDING: written before it or with it, itself included
+ * @property {number | null} estimatedWaitMs if PENDING and its lane writes
+ *
+ * @typedef {object} Got
+ * @property {boolean} found
+ * @property {any} row null if not found
+ * @property {Buffer | null} raw the row's JSON
+ * @property {boolean} pending part of it is not in Postgres yet
+ * @property {string[]} unknownColumns left out of the row: only Postgres could tell
+ *
+ * @typedef {object} Loaded
+ * @property {string[]} key
+ * @property {any} row null if there is none any more
+ * @property {Buffer | null} raw
+ * @property {boolean} pending
+ * @property {string[]} unknownColumns
+ *
+ * @typedef {object} LoadOptions
+ * @property {Key} [from] the first key of the range
+ * @property {Key} [to] the last key of the range
+ * @property {number} [pageSize] rows a page
+ * @property {number} [timeoutMs] for one page; a minute if not given
+ * @property {AbortSignal} [signal]
+ * @property {(progress: { rowsLoaded: number, rowsEstimated: number }) => void} [onPage] called after each page
+ *
+ * @typedef {object} StreamOptions
+ * @property {number} [timeoutMs] for waiting without any answer; that of the client if not given
+ * @property {"SYNCED" | "PERSISTED"} [durability]
+ * @property {string} [callback]
+ * @property {(error: ForebayError, save: Save) => void} [onError] told of each save that was refused or failed. Without it the
+ *   stream ends with the first: `send` and `finish` throw it
+ *
+ * @typedef {{ type: "watermark", resumeToken: string, rewound: boolean }
+ *   | { type: "failed", ticket: string, collection: string, key: string[], failure: Failure }
+ *   | { type: "superseded", ticket: string, collection: string }} Outcome
+ */
+
+/** A call failed. Which subclass it is tells what to do; `reason` is one of error_reason.proto, or empty. */
+export class ForebayError extends Error {
+  /** @param {Told} told */
+  constructor(told) {
+    const { code, reason = "", message, violations = [], metadata = {}, retryAfterMs } = told;
+    // The message tells the first violation itself.
+    const more = violations.length > 1 ? violations.map(({ field, description }) => `\n  ${field} ${description}`) : [];
+    super(`${reason || grpc.status[code]}: ${message}${more.join("")}`);
+    this.name = new.target.name;
+    /** The gRPC status code. */
+    this.code = code;
+    this.reason = reason;
+    /** What is wrong with the request; at most the first 16. */
+    this.violations = violations;
+    /** What the daemon adds to its reason. @type {Record<string, string>} */
+    this.metadata = metadata;
+    /** When the daemon wants to be called again, if it says so; Infinity: never. */
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+/** Not accepted, and never will be as it is: change the call. */
+export class Refused extends ForebayError {}
+
+/** Not before an operator acts: a lane is paused, halted or fenced. */
+export class Blocked extends Refused {}
+
+/** Certainly not accepted: the daemon starts or stops, nobody listens, or a limit is met. Try again later. */
+export class Unavailable extends ForebayError {}
+
+/** Certainly not accepted: a limit is met. */
+export class Busy extends Unavailable {}
+
+/** May have been accepted: the connection or the time ran out before the answer, or the journal failed. */
+export class OutcomeUnknown extends ForebayError {}
+
+/** Accepted, and Postgres would not take it. Only with durability PERSISTED. */
+export class SaveFailed extends ForebayError {
+  /** @param {Told} told */
+  constructor(told) {
+    super(told);
+    this.ticket = this.metadata.ticket ?? "";
+    this.sqlstate = this.metadata.sqlstate ?? "";
+    this.constraint = this.metadata.constraint ?? "";
+  }
+}
+
+/**
+ * A connection to a daemon; keep it. `options.timeoutMs` bounds a call with all its attempts, unless the call names its own.
+ *
+ * @param {string} address `HOST:PORT`, or `unix:PATH`
+ * @param {CallOptions} [options]
+ */
+export function connect(address, options = {}) {
+  return new Client(address, options);
+}
+
+/** See {@link connect}. */
+export class Client {
+  #channel;
+  #timeoutMs;
+  #closed = new AbortController();
+
+  /** @param {string} address @param {CallOptions} [options] */
+  constructor(address, { timeoutMs = TIMEOUT_MS } = {}) {
+    this.#channel = new grpc.Client(address, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
+    this.#timeoutMs = timeoutMs;
+    // Every stream listens, and there may be many.
+    setMaxListeners(0, this.#closed.signal);
+  }
+
+  /**
+   * Saves one object; durable when this returns.
+   *
+   * @param {string} collection @param {Key | undefined} key @param {object} values
+   * @param {CallOptions & AnswerOptions & { add?: string[] }} [options]
+   * @returns {Promise<Saved>}
+   */
+  async save(collection, key, values, { add, ...options } = {}) {
+    return this.#save({ collection, key, values, add }, options);
+  }
+
+  /**
+   * Deletes one object.
+   *
+   * @param {string} collection @param {Key} key @param {CallOptions & AnswerOptions} [options]
+   * @returns {Promise<Saved>}
+   */
+  async delete(collection, key, options = {}) {
+    return this.#save({ collection, key, delete: true }, options);
+  }
+
+  /**
+   * Adds a row to a collection that only takes new ones.
+   *
+   * @param {string} collection @param {object} values @param {CallOptions & AnswerOptions} [options]
+   * @returns {Promise<Saved>}
+   */
+  async append(collection, values, options = {}) {
+    return this.#save({ collection, values }, options);
+  }
+
+  /** @param {Save} save @param {CallOptions & AnswerOptions} options @returns {Promise<Saved>} */
+  async #save(save, options) {
+    return saved(await this.#call("Save", { save: saveMessage(save), ...answerFields(options) }, options.timeoutMs));
+  }
+
+  /**
+   * Saves many objects in order, accepted all or none; `atomic`: committed all or none too. With durability PERSISTED it does not
+   * throw for what Postgres would not take: that save's state is FAILED.
+   *
+   * @param {Iterable<Save>} saves @param {CallOptions & AnswerOptions & { atomic?: boolean }} [options]
+   * @returns {Promise<Saved[]>} one for each save, in order
+   */
+  async saveBatch(saves, { atomic = false, ...options } = {}) {
+    const request = { saves: Array.from(saves, saveMessage), atomic, ...answerFields(options) };
+    const { results, deduplicated } = await this.#call("SaveBatch", request, options.timeoutMs);
+    return results.map((/** @type {any} */ result) => saved({ ...result, deduplicated }));
+  }
+
+  /**
+   * What became of a save, at once.
+   *
+   * @param {string} ticket @param {CallOptions} [options]
+   * @returns {Promise<TicketStatus>}
+   */
+  async ticket(ticket, { timeoutMs } = {}) {
+    return ticketStatus((await this.#call("GetTicket", { ticket }, timeoutMs)).status);
+  }
+
+  /**
+   * Waits for the outcome of a save, also while the daemon restarts. PENDING if `timeoutMs` (a minute if not given) came first.
+   *
+   * @param {string} ticket @param {CallOptions} [options]
+   * @returns {Promise<TicketStatus>}
+   */
+  async awaitTicket(ticket, { timeoutMs = AWAIT_MS } = {}) {
+    const deadline = Date.now() + timeoutMs;
+    try {
+      for (;;) {
+        const { status } = await this.#call("AwaitTicket", { ticket }, deadline - Date.now(), Infinity);
+        if (status.state !== "TICKET_STATE_PENDING" || Date.now() + LAST_WORD_MS >= deadline) return ticketStatus(status);
+      }
+    } catch (error) {
+      if (!(error instanceof ForebayError) || error.code !== grpc.status.DEADLINE_EXCEEDED) throw error;
+      return this.ticket(ticket, { timeoutMs: LAST_WORD_MS });
+    }
+  }
+
+  /**
+   * Reads one object as it will be: what is not in Postgres yet is laid over the stored row.
+   *
+   * @param {string} collection @param {Key} key @param {CallOptions} [options]
+   * @returns {Promise<Got>}
+   */
+  async get(collection, key, { timeoutMs } = {}) {
+    const { found, json, pending, unknownColumns } = await this.#call("Get", { collection, key: keyParts(key) }, timeoutMs);
+    return { found, ...rowOf(found ? json : undefined), pending, unknownColumns };
+  }
+
+  /**
+   * Waits until everything accepted before is in Postgres or has failed; of all collections if none is named.
+   *
+   * @param {Iterable<string>} [collections] @param {CallOptions} [options]
+   * @returns {Promise<bigint>} the sequence up to which Postgres holds everything
+   */
+  async flush(collections = [], { timeoutMs = AWAIT_MS } = {}) {
+    return (await this.#call("Flush", { collections: [...collections] }, timeoutMs, Infinity)).through;
+  }
+
+  /**
+   * Reads the objects of a collection or a key range, never older than what was acknowledged before. An object may come twice:
+   * the later one counts, also if it says that there is none any more. After a break it goes on where it was.
+   *
+   * @param {string} collection @param {LoadOptions} [options]
+   * @returns {AsyncGenerator<Loaded, void, void>}
+   */
+  async *load(collection, { from, to, pageSize = 0, timeoutMs = PAGE_MS, signal, onPage } = {}) {
+    const request = { collection, fromKey: keyParts(from), toKey: keyParts(to), pageSize, resumeToken: "" };
+    let loadedBefore = 0;
+    for (const attempts = new Attempts({ timeoutMs }); ; await attempts.wait()) {
+      let rowsLoaded = 0;
+      try {
+        for await (const page of this.#stream("Load", request, signal, timeoutMs)) {
+          for (const { key, json, pending, unknownColumns } of page.rows) yield { key, ...rowOf(json), pending, unknownColumns };
+          request.resumeToken = page.resumeToken;
+          rowsLoaded = Number(page.rowsLoaded);
+          onPage?.({ rowsLoaded: loadedBefore + rowsLoaded, rowsEstimated: Number(page.rowsEstimated) });
+          attempts.begin();
+        }
+        return;
+      } catch (error) {
+        attempts.failed(error);
+        loadedBefore += rowsLoaded;
+      }
+    }
+  }
+
+  /**
+   * Outcomes as they come, until the loop is left, `signal` is aborted or the client is closed. Every save of these collections
+   * (of all if none is named) whose ticket sorts below a watermark is final: PERSISTED, unless it was told to have failed. After a
+   * break it goes on from the last watermark, so that a failure may be told twice. A watermark that is `rewound`: Postgres went back in
+   * time, what was told above it no longer holds, and what was lost is written again.
+   *
+   * @param {{ collections?: Iterable<string>, resumeToken?: string, signal?: AbortSignal }} [options] from now on without a token
+   * @returns {AsyncGenerator<Outcome, void, void>}
+   */
+  async *watch({ collections = [], resumeToken = "", signal } = {}) {
+    const request = { collections: [...collections], resumeToken };
+    let rewound = false;
+    for (const attempts = new Attempts(); ; await attempts.wait()) {
+      try {
+        for await (const { watermark, failed, superseded } of this.#stream("WatchOutcomes", request, signal)) {
+          if (failed) yield { type: "failed", ...failed };
+          if (superseded) yield { type: "superseded", ...superseded };
+          if (watermark) {
+            yield { type: "watermark", ...watermark, rewound };
+            request.resumeToken = watermark.resumeToken;
+            rewound = false;
+          }
+          attempts.begin();
+        }
+      } catch (error) {
+        if (!(error instanceof ForebayError)) throw error;
+        if (error.reason === "POSTGRES_REWOUND") rewound = true;
+        else attempts.failed(error);
+        request.resumeToken = error.metadata.resume_token ?? request.resumeToken;
+      }
+    }
+  }
+
+  /**
+   * Saves many objects in order without waiting for each; see {@link SaveStream}.
+   *
+   * @param {StreamOptions} [options]
+   */
+  saveStream(options = {}) {
+    return new SaveStream(this.#channel, this.#closed.signal, { timeoutMs: this.#timeoutMs, ...options });
+  }
+
+  /** Closes the connection. Loops over rows and outcomes throw; what is being saved is still answered. */
+  close() {
+    this.#closed.abort(new Unavailable({ code: grpc.status.CANCELLED, message: "the client is closed", retryAfterMs: Infinity }));
+    this.#channel.close();
+  }
+
+  /**
+   * Calls, and calls again what was certainly not accepted; with a request id, also what may have been.
+   *
+   * Not left to the retry policy of gRPC: that goes by the status code alone, and UNAVAILABLE is also the code of a connection
+   * that broke after the daemon took the save.
+   *
+   * @param {string} method @param {any} request @param {number} [timeoutMs] @param {number} [attemptsMax]
+   * @returns {Promise<any>}
+   */
+  async #call(method, request, timeoutMs = this.#timeoutMs, attemptsMax = ATTEMPTS_MAX) {
+    const attempts = new Attempts({ timeoutMs, attemptsMax, alsoInDoubt: Boolean(request.requestId) });
+    for (; ; await attempts.wait()) {
+      this.#closed.signal.throwIfAborted();
+      try {
+        return await this.#unary(method, request, attempts.deadline);
+      } catch (error) {
+        attempts.failed(error);
+      }
+    }
+  }
+
+  /** @param {string} method @param {any} request @param {number} deadline @returns {Promise<any>} */
+  #unary(method, request, deadline) {
+    const { path, serialize, deserialize } = rpc(method);
+    return new Promise((resolve, reject) => {
+      this.#channel.makeUnaryRequest(path, serialize, deserialize, request, { deadline }, (failure, answer) =>
+        failure ? reject(errorOf(failure, SAVING.has(method))) : resolve(answer),
+      );
+    });
+  }
+
+  /**
+   * The messages of one call. It is cancelled when nobody reads them any more, one is waited for longer than `timeoutMs`, or
+   * `signal` is aborted.
+   *
+   * @param {string} method @param {any} request @param {AbortSignal} [signal] @param {number} [timeoutMs]
+   * @returns {AsyncGenerator<any, void, void>}
+   */
+  async *#stream(method, request, signal, timeoutMs) {
+    const signals = [this.#closed.signal, ...(signal ? [signal] : [])];
+    for (const one of signals) one.throwIfAborted();
+    const { path, serialize, deserialize } = rpc(method);
+    const call = this.#channel.makeServerStreamRequest(path, serialize, deserialize, request);
+    // What fails after the loop was left is nobody's business.
+    call.on("error", () => {});
+    const abort = () => void call.destroy(signals.find((one) => one.aborted)?.reason);
+    const late = new Unavailable({ code: grpc.status.DEADLINE_EXCEEDED, message: `nothing came for ${timeoutMs} ms` });
+    const impatient = () => (timeoutMs === undefined ? undefined : setTimeout(() => call.destroy(late), timeoutMs));
+    for (const one of signals) one.addEventListener("abort", abort);
+    let patience = impatient();
+    try {
+      for await (const message of call) {
+        clearTimeout(patience);
+        yield message;
+        patience = impatient();
+      }
+    } catch (failure) {
+      throw errorOf(failure, false);
+    } finally {
+      clearTimeout(patience);
+      for (const one of signals) one.removeEventListener("abort", abort);
+      call.cancel();
+    }
+  }
+}
+
+/**
+ * Saves in flight, in order. After a break it goes on by itself, and saves nothing twice.
+ *
+ *     const stream = client.saveStream();
+ *     for (const player of players) await stream.send({ collection: "players", key: player.id, values: player });
+ *     await stream.finish(); // now all of them are durable
+ */
+export class SaveStream {
+  #channel;
+  #closed;
+  #options;
+  #opening;
+  #attempts;
+  #offset = 0;
+  /** What has no answer yet, by offset. @type {Map<number, { save: Save, message: any }>} */
+  #unanswered = new Map();
+  /** What ended it. @type {unknown} */
+  #failure;
+  #answers = new EventEmitter().setMaxListeners(0);
+  /** The last `send`: the next one waits for it, so that saves keep their order. */
+  #sending = Promise.resolve();
+  /** None between a break and the next attempt. @type {grpc.ClientDuplexStream<any, any> | undefined} */
+  #call;
+  /** The daemon has answered since the last break. */
+  #answering = false;
+
+  /** @param {grpc.Client} channel @param {AbortSignal} closed @param {StreamOptions} options */
+  constructor(channel, closed, options) {
+    this.#channel = channel;
+    this.#closed = closed;
+    this.#options = options;
+    const { durability, callback } = answerFields(options);
+    this.#opening = { streamId: randomUUID(), durability, callback };
+    this.#attempts = new Attempts({ timeoutMs: options.timeoutMs, alsoInDoubt: true });
+    this.#open();
+  }
+
+  /** Sends a save once there is room for it. It is durable after `finish`. @param {Save} save @returns {Promise<void>} */
+  send(save) {
+    const message = saveMessage(save);
+    const sent = this.#sending.then(async () => {
+      await this.#until(() => this.#unanswered.size < UNANSWERED_MAX);
+      this.#unanswered.set(++this.#offset, { save, message });
+      this.#call?.write({ offset: this.#offset, saves: [message] });
+    });
+    this.#sending = sent.catch(() => {});
+    return sent;
+  }
+
+  /** Waits until every save is answered, and ends the stream. @returns {Promise<void>} */
+  async finish() {
+    await this.#sending;
+    try {
+      await this.#until(() => this.#unanswered.size === 0);
+      this.#call?.end();
+    } finally {
+      this.#failure ??= new Error("the stream is finished");
+    }
+  }
+
+  #open() {
+    this.#closed.throwIfAborted();
+    const { path, serialize, deserialize } = rpc("SaveStream");
+    const call = (this.#call = this.#channel.makeBidiStreamRequest(path, serialize, deserialize));
+    call.on("data", (answer) => this.#answered(answer));
+    call.on("error", (failure) => call === this.#call && this.#broken(errorOf(failure, true)));
+    call.write(this.#opening);
+    // The daemon knows those that it had accepted already.
+    for (const [offset, { message }] of this.#unanswered) call.write({ offset, saves: [message] });
+  }
+
+  /** @param {any} answer a SaveStreamResponse */
+  #answered({ acknowledged, refused, failed }) {
+    this.#answering = true;
+    if (refused) this.#lost(Number(refused.offset), toldOf(refused.code, refused.message, refused.details));
+    if (failed) {
+      const { ticket, failure } = failed;
+      const metadata = { ticket, sqlstate: failure.sqlstate, constraint: failure.constraint };
+      const told = { code: grpc.status.FAILED_PRECONDITION, reason: "SAVE_FAILED", message: failure.message, metadata };
+      this.#lost(Number(failed.offset), told);
+    }
+    if (acknowledged) {
+      const through = Number(acknowledged.through);
+      for (const offset of this.#unanswered.keys()) if (offset <= through) this.#unanswered.delete(offset);
+    }
+    this.#answers.emit("answer");
+  }
+
+  /** @param {number} offset @param {Told} told */
+  #lost(offset, told) {
+    const entry = this.#unanswered.get(offset);
+    if (entry === undefined) return; // told before the break
+    this.#unanswered.delete(offset);
+    const error = new (kindOf(told, true))(told);
+    if (this.#options.onError) this.#options.onError(error, entry.save);
+    else this.#end(error);
+  }
+
+  /** @param {ForebayError} error */
+  async #broken(error) {
+    this.#call = undefined;
+    if (this.#answering) this.#attempts.begin();
+    this.#answering = false;
+    try {
+      this.#attempts.failed(error);
+      await this.#attempts.wait();
+      if (this.#failure === undefined) this.#open();
+    } catch (last) {
+      this.#end(last);
+    }
+  }
+
+  /** @param {unknown} failure */
+  #end(failure) {
+    this.#failure ??= failure;
+    this.#call?.cancel();
+    this.#answers.emit("answer");
+  }
+
+  /** @param {() => boolean} reached */
+  async #until(reached) {
+    while (this.#failure === undefined && !reached()) await this.#answer();
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  /** Waits for the next answer. */
+  async #answer() {
+    const { timeoutMs = TIMEOUT_MS } = this.#options;
+    const late = AbortSignal.timeout(timeoutMs);
+    await once(this.#answers, "answer", { signal: late }).catch((error) => {
+      if (!late.aborted) throw error;
+      const message = `${this.#unanswered.size} saves had no answer for ${timeoutMs} ms`;
+      this.#end(new OutcomeUnknown({ code: grpc.status.DEADLINE_EXCEEDED, message }));
+    });
+  }
+}
+
+/** How often a call is tried, and until when. */
+class Attempts {
+  #made = 0;
+  #waitMs = BACKOFF_MS_MIN;
+  #timeoutMs;
+  #attemptsMax;
+  #alsoInDoubt;
+
+  /** @param {{ timeoutMs?: number, attemptsMax?: number, alsoInDoubt?: boolean }} [limits] */
+  constructor({ timeoutMs = Infinity, attemptsMax = Infinity, alsoInDoubt = false } = {}) {
+    this.#timeoutMs = timeoutMs;
+    this.#attemptsMax = attemptsMax;
+    this.#alsoInDoubt = alsoInDoubt;
+    this.deadline = Date.now() + timeoutMs;
+  }
+
+  /** There was progress: all attempts and the whole time are there again. */
+  begin() {
+    this.#made = 0;
+    this.deadline = Date.now() + this.#timeoutMs;
+  }
+
+  /** Throws the error unless there is to be another attempt. @param {any} error */
+  failed(error) {
+    const again = error instanceof Unavailable || (this.#alsoInDoubt && error instanceof OutcomeUnknown);
+    if (!again || ++this.#made >= this.#attemptsMax) throw error;
+    const backoffMs = Math.min(BACKOFF_MS_MIN * 2 ** (this.#made - 1), BACKOFF_MS_MAX);
+    this.#waitMs = error.retryAfterMs ?? backoffMs * (0.5 + Math.random() / 2);
+    if (Date.now() + this.#waitMs >= this.deadline) throw error;
+  }
+
+  /** Waits before the next attempt. */
+  async wait() {
+    await sleep(this.#waitMs);
+  }
+}
+
+/** Calls that may have saved something when they fail. */
+const SAVING = new Set(["Save", "SaveBatch", "SaveStream"]);
+
+const REFUSALS = new Set([
+  grpc.status.INVALID_ARGUMENT,
+  grpc.status.NOT_FOUND,
+  grpc.status.ALREADY_EXISTS,
+  grpc.status.PERMISSION_DENIED,
+  grpc.status.UNAUTHENTICATED,
+  grpc.status.FAILED_PRECONDITION,
+  grpc.status.ABORTED,
+  grpc.status.OUT_OF_RANGE,
+  grpc.status.UNIMPLEMENTED,
+]);
+
+/** What the library says when there was no connection. A text that is not known is taken for a lost answer. */
+const UNSENT = /^(No connection established|Name resolution failed)/;
+
+/**
+ * What a failed call asks of the caller.
+ *
+ * @param {any} failure the library's @param {boolean} saving @returns {ForebayError}
+ */
+function errorOf(failure, saving) {
+  if (!(failure?.metadata instanceof grpc.Metadata)) return failure; // none of the library's
+  const { code, metadata: trailers } = failure;
+  const [bytes] = trailers.get("grpc-status-details-bin");
+  const [reason = ""] = trailers.get("forebay-error-reason").map(String);
+  // The library leaves some of the message's characters percent-encoded: the daemon's own has none.
+  const { message, details } = bytes ? decode("google.rpc.Status", bytes) : { message: failure.details, details: [] };
+  const told = { ...toldOf(code, message, details), reason, retryAfterMs: retryAfterMs(trailers) };
+  return new (kindOf(told, saving))(told);
+}
+
+/** @param {Told} told @param {boolean} saving @returns {new (told: Told) => ForebayError} */
+function kindOf({ code, reason = "", message }, saving) {
+  if (reason === "SAVE_FAILED") return SaveFailed;
+  if (REFUSALS.has(code)) return reason.startsWith("LANE_") ? Blocked : Refused;
+  // Without the daemon's reason it is of the library's or a proxy's making.
+  if (reason && code === grpc.status.RESOURCE_EXHAUSTED) return Busy;
+  if (reason && code === grpc.status.UNAVAILABLE) return Unavailable;
+  if (!saving || (code === grpc.status.UNAVAILABLE && UNSENT.test(message))) return Unavailable;
+  // A code that is not known to refuse may hide an accepted save.
+  return OutcomeUnknown;
+}
+
+/**
+ * What google.rpc's details tell of an error.
+ *
+ * @param {number} code @param {string} message @param {{ typeUrl: string, value: Buffer }[]} details @returns {Told}
+ */
+function toldOf(code, message, details) {
+  /** @param {string} name */
+  const find = (name) => {
+    const found = details.find(({ typeUrl }) => typeUrl.endsWith(`/google.rpc.${name}`));
+    return found && decode(`google.rpc.${name}`, found.value);
+  };
+  const { reason = "", metadata = {} } = find("ErrorInfo") ?? {};
+  return { code, message, reason, metadata, violations: find("BadRequest")?.fieldViolations ?? [] };
+}
+
+/**
+ * When the daemon wants to be called again; Infinity: never (gRFC A6: a negative or unreadable value).
+ *
+ * @param {grpc.Metadata} trailers
+ */
+function retryAfterMs(trailers) {
+  const [value] = trailers.get("grpc-retry-pushback-ms").map(String);
+  if (value === undefined) return undefined;
+  return /^\d+$/.test(value) ? Number(value) : Infinity;
+}
+
+/** @param {AnswerOptions} options */
+function answerFields({ requestId = "", callback = "", durability = "SYNCED" }) {
+  const value = contract.lookupEnum("forebay.v1.Durability").values[`DURABILITY_${durability}`];
+  if (value === undefined) throw new TypeError(`durability is "SYNCED" or "PERSISTED", not ${durability}`);
+  return { requestId, callback, durability: value };
+}
+
+/** @param {Save} save */
+function saveMessage({ collection, key, values, delete: deletes = false, add = [] }) {
+  if (deletes === (values !== undefined)) throw new TypeError("a save takes either values or delete: true");
+  const change = deletes ? { delete: {} } : { json: Buffer.from(jsonText(values)) };
+  return { collection, key: keyParts(key), add, ...change };
+}
+
+/** @param {any} answer a SaveResponse or SaveResult @returns {Saved} */
+function saved({ ticket, state, failure = null, superseded, deduplicated }) {
+  return { ticket, state: stateName(state), failure, superseded, deduplicated };
+}
+
+/** @param {any} status @returns {TicketStatus} */
+function ticketStatus({ state, acceptTime, outcomeTime, savesAhead, estimatedWait, ...status }) {
+  return {
+    ...status,
+    state: stateName(state),
+    acceptTime: acceptTime && new Date(milliseconds(acceptTime)),
+    outcomeTime: outcomeTime && new Date(milliseconds(outcomeTime)),
+    savesAhead: Number(savesAhead),
+    estimatedWaitMs: estimatedWait && milliseconds(estimatedWait),
+  };
+}
+
+/** @param {string} state @returns {any} */
+function stateName(state) {
+  return String(state).replace("TICKET_STATE_", ""); // a later daemon's has only a number
+}
+
+/** @param {{ seconds: bigint, nanos: number }} time a Timestamp or Duration */
+function milliseconds({ seconds, nanos }) {
+  return Number(seconds) * 1_000 + Math.floor(nanos / 1e6);
+}
+
+/** @param {Buffer | undefined} raw */
+function rowOf(raw) {
+  return raw === undefined ? { row: null, raw: null } : { row: parsed(raw.toString()), raw };
+}
+
+/** @param {Key | undefined} key @returns {string[]} */
+function keyParts(key) {
+  if (key === undefined) return [];
+  return (Array.isArray(key) ? key : [key]).map((part) => {
+    // Rounded already, it would name another object.
+    if (Number.isInteger(part) && !Number.isSafeInteger(part)) throw new TypeError(`${part} is not exact: use a BigInt`);
+    return scalarText(part) ?? unfit(part);
+  });
+}
+
+/** A scalar as Postgres reads it; undefined for what is none. @param {any} value @returns {string | undefined} */
+function scalarText(value) {
+  if (typeof value === "string") return value;
+  if (typeof value === "boolean" || typeof value === "number" || typeof value === "bigint") return String(value);
+  if (value instanceof Date) return value.toISOString();
+  if (value instanceof Uint8Array) return `\\x${Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("hex")}`;
+  return undefined;
+}
+
+/** JSON with every digit of a BigInt, which JSON.stringify can't write; NaN and infinities are strings. @param {any} value @returns {string} */
+function jsonText(value) {
+  if (value === null) return "null";
+  const text = scalarText(value);
+  if (text !== undefined) {
+    const isBare = typeof value === "boolean" || typeof value === "bigint" || Number.isFinite(value);
+    return isBare ? text : JSON.stringify(text);
+  }
+  if (typeof value?.toJSON === "function") return jsonText(value.toJSON());
+  if (Array.isArray(value)) return `[${value.map(jsonText).join(",")}]`;
+  // A Map, a Set or a Promise has no members to save, and would pass for {}.
+  if (Object.prototype.toString.call(value) !== "[object Object]") unfit(value);
+  const members = Object.entries(value).filter(([, member]) => member !== undefined);
+  return `{${members.map(([name, member]) => `${JSON.stringify(name)}:${jsonText(member)}`).join(",")}}`;
+}
+
+/** @param {any} value @returns {never} */
+function unfit(value) {
+  throw new TypeError(`Postgres has no text for ${Object.prototype.toString.call(value)}`);
+}
+
+/** What JSON.parse makes of a row, but for numbers that JavaScript can't hold. @param {string} text @returns {any} */
+function parsed(text) {
+  const value = JSON.parse(text);
+  // 15 digits always fit.
+  return /[\d.]{16}|\d[eE][+-]?\d{3}/.test(text) ? parsedExactly(text) : value;
+}
+
+/** @param {string} text JSON without errors @returns {any} */
+function parsedExactly(text) {
+  const tokens = text.match(/"(?:[^"\\]|\\.)*"|[^\s,:[\]{}"]+|[[\]{}]/g) ?? [];
+  let at = 0;
+  const value = () => {
+    const token = tokens[at++];
+    if (token === "[") return [...until("]", value)];
+    if (token === "{") return Object.fromEntries(until("}", () => [value(), value()]));
+    return /[-\d]/.test(token[0]) ? exactNumber(token) : JSON.parse(token);
+  };
+  /** @param {string} end @param {() => any} item */
+  function* until(end, item) {
+    for (; tokens[at] !== end; ) yield item();
+    at++;
+  }
+  return value();
+}
+
+/** @param {string} literal of a JSON number @returns {number | bigint | string} */
+function exactNumber(literal) {
+  const number = Number(literal);
+  if (/^-?\d+$/.test(literal)) return Number.isSafeInteger(number) ? number : BigInt(literal);
+  return Number.isFinite(number) && magnitude(String(number)) === magnitude(literal) ? number : literal;
+}
+
+/** A number's digits in one form, whatever way it is written. @param {string} literal */
+function magnitude(literal) {
+  const [, whole, fraction = "", exponent = "0"] = /^-?(\d+)(?:\.(\d+))?(?:e([+-]?\d+))?$/i.exec(literal) ?? [];
+  const digits = (whole + fraction).replace(/^0+/, "");
+  const significant = digits.replace(/0+$/, "");
+  return significant && `${significant}e${Number(exponent) - fraction.length + digits.length - significant.length}`;
+}
+
+/** @param {string} method of SaveService */
+function rpc(method) {
+  const request = contract.lookupType(`forebay.v1.${method}Request`);
+  return {
+    path: `/forebay.v1.SaveService/${method}`,
+    serialize: (/** @type {any} */ message) => Buffer.from(request.encode(request.fromObject(message)).finish()),
+    deserialize: (/** @type {Buffer} */ bytes) => decode(`forebay.v1.${method}Response`, bytes),
+  };
+}
+
+/** @param {string} name @param {Buffer} bytes @returns {any} */
+function decode(name, bytes) {
+  const type = contract.lookupType(name);
+  return type.toObject(type.decode(bytes), { enums: String, longs: BigInt, defaults: true });
+}
+
+// Written by ../python/embed.py from proto/forebay/v1 and google_rpc.proto: a FileDescriptorSet, compressed.
+const DESCRIPTORS = `
+eNq1O01vI9lxbn5IZJGSOD1fGs7H7vZ6xrvKRrOjza7tncQbSqI0zHBIpknNYDcIGi2ypeFOs5vLbmosJ4fAQQAjByOHIE4uNmDYRuBTcgpyyinHHHLNJTkY
+yF8IEiBJ1fvob0qayeTGV1XvvXr1/aof4b8UuHPsuse2dX86c333cH50fzSfmf7YdTYZRF3j+E2J1z6F0q4gUddh2bOGrjPy1pW3lffyuhyqV6DomI7rrecQ
+XtT5YPuPFbg8dCebiTW3V+SKPYL0lC8eCIpj1zad4013dhwy6J9OLe/+C8d96QTMTg//Q1F+msvv97Z/mbuzzyf3xIzNZ5ZtPyb6AU09XGJLfQT/o8BbydP7
+44nl+eZkuuj4D6E8kDSvfP4/WXD+1WBJKYCtCwog4Pe1JPAvJbh65M6sQ/P0/smD+555IphSQYA3Tx7UzzGR+nlC1P5SgUIf11bvAAxd27aGNJuJrKxHIGoN
+8i+sU5RZHhH0E+VY+NJD2jzSVh99TWcj9QNYGlm25VvrBYRXttTNkN3NXYZBWkFDq5qj0XqRr4o/t0uwNHyOcrU0/MXpNQOW98yxPZ9Zah1K3lc2ngA34EwG
+Y34Ex/Nn5tjxmXbZESSETAIP75nHFuO5rMuh9sM8VAfj4QvL7+NKc0/9dSiGe6xuXY8eIiS0dE6F5MtHnEG2bWXrcnSC4F2XNOpDqJjDoTX1DVIHY6ayVU+a
+3mZgeTpwcgKovwVVd+6jqVp8duHc2RVBz6a/A9WZ5c9OcTIdA0VPkqgwGD8ZydGbT62ZZ42s0foSEpT0CER9Cypkjp5hPrfM0foyEhSQgEANgqi/Dau49XiC
+ohkZL82xv15iTN5IMSmDi74STHiG9BufAxDqcGyP/VNU+rXdA72x3Wq3Bp8bB51+r7nT2ms1d2tfU6/CpQiu/3lnB8EK6vpKBNxr6v1Wf4CY3MbfKFCJqFC9
+BeuD1s7j5sDoDxqDZmJ5XCeG7TU7u63OPu6ATCUwwR7qdbgcw+01Wm1E5FOTdlv9nYa+i7hCaquDzuNO91mnVtzeh9WRdRIxKYxC9+QIMdy974fh4qH4efLg
+lznYE4RPHwTB5VcK3EhGBtM5XRRYP4F8wzlVb0CJ4psxn9nC95ZpfDCzKaaemPacm39V54Ptk+yQWsLFZDD94ILBFLmbHr5qDP3xN+B2IoYanjU7GQ+zYml2
+uK0vFpT2CzQlCp669dUc7Vf9OhRoIhNOZasWjQGMjGHVTwBGgW0zga1uXYtFyQCrRyjV2wAzvpExHokIVhaQ1ogi49C07UNz+ILFBIyMcqz9lQJVzqg3xXho
+qddgSfg/V6QYhXEvd6G4p0EVA8J8ao+H5LqMqZIegyWiSSEZTbR/VKBGvG2b/vC5lOQ95IPiCbKXzxQlR9M5TN+djIeM4ZIuRgkZ519TxoWzZFxMyHgMlyLH
+EHL+EJZnlje3fXmSa6mTMLQuyVIizaVFqv1UAQjnvillRpJY/gJJ7Dy9/rvCBdL3Z5Y5kYq9CWWPAUi+MoEzAIoXD+IeHXkWT94FXYxCa8ifbQ2Y216aji9S
+myeYqhCMn9dLGEbxwoYR1fxSQvPfz4EaPanQ/RaeZmo51kjEg/UY24y2y/BUD3FKdRequCJGMtsaHQvtV7bupGc2IlQ4PzZL/Zis7mjuCY+kxJtaQOcEOFfS
+EsOkXKHNTIb3GJ4Y5pTby1C0TizH1/6UQkzkUJQSWOhmpy/pfKA+gCtRVg3/+cydHz8XCr8cxQ04CqcsT8aeN3aOhf5jhtxlJqJTxahLOu2bUInAiZWj8czj
+/lHQ+UBVoWCbnrQ19lt7jppMyZcKR8knX0EOGUYYG6+M5TDhHsR4IeYeEykuLtKI7Ssx2w+dO5dw7lfxVg2vNysxxS/cEMUydEeWuB2x34srZ3UTlkeWj5uQ
+t5FyrqRqPMz2uiTSNqC2bwlvlDFhQfzSmnApQhtE1CWP1ehZXhWt4XVBp30AaoOK0Ittug+XY9Svve3vwZVnlAu6vPj25MZvQyW8VvG0gPV3BMRLdG9OBb77
+wnKE4iscNiCQ9k8KXE2sLhj9GMovMZrPJubsheD1apTXZxKJThxSqh8Fvp9LRwxuomKr0PnVzxI2ThNvx4JGgA0nR6aE0WMTygFjqfMr6fP/AM05xtXCJBi/
+1+YW3Wvz4b024lmFC3jWY0xzyWO+LjfadwD2Qxt95Tu59j2o7EeslgKfO3dGMgazAXk4u7jzWp1f29HDMWyPeJAlWjlUvwFrc4cFbwO3nk8c7ullfVWAdzhU
++wlWw23XHF2Ue7xOHM3ciREeYZnGj1EFV1F8rhHqpei7BMbiYYpBx/DG3+O6KeolAvRxnLKaYtpqfoY5inMo5PM+FGbuS1mbxfyE6KyR7r7UGckFnJLuxURq
+2GwqkyPGfALxxdS7sMoIgrsuO0RBXyFoUwK17ytQDraXSlZCA70e1Z9svPxAUd6AEskjDVpO+xCqe/bce37hsKW9jy7JZwjpLkyb2jpca489fyecLbbR/lyB
+6ymUWO9baRYSBXU4Kx5RP0PB87Rn+OahbfFsnYjiIjEOiABVEhl52n9jxR0uTh7kmBPZgWK/ydfY2sIy+CAjvHwAy1EVJDpkXA+6JMH8WphQNuaVaj37sE+Q
+Qmd0vKhxLFGjst9kdicYn5BQKJ+1bMr6ioDyPcm7kEJkgRKvcV2HR1ltDkuCLOvsCKPLujg6+03u7bi+4cxtW1ojjjs4VN+DGlYiI8N17FMDf5Ex87vWKsG7
+CNYZVPsUqlG1ZG6OsVasISokPtoYw2pcROigN3e67XZzZ9Dqdown3d1kt6cO11IEvX5TH/B+TxLX6FE7qJbb+lWRNwL6vLmgfls0Va+nb3vMzOvrGddAbuSP
+oBxcI9VbSbLoJbl+ewFWrNTll0Re9akp4ti9rH5nEZov9p7yoUKsBfVYnLVkSRdnLV3EdaASKbLU2ObpWq3+1kK8WO8prMSqIfXtRMmTKsPq75xBwVfFE38C
++X2qwROnkWtcT8EFPw+hQAE8rv9IbozrP5qScNPfhCKLo2qMKBqM6zcyMGLrL2AtET9VLbZZZtytv3smDV/7zfchf/Qh3Il03czRZOy8eofu//wRRGWXElG/
+i0T0Gbt8SJgQ7kbiFqDGb8ix+v8/C7AkviZgIhShVvZNxRADBSD5THwIyJ3byi8zatbIvw3wpTufOaYdaQcKSGtEiWc2d0SBQT+x2KnxzwiRa3eRodckXF65
+sZKZup5/jNWNMZ/KTwASdDDFJFak1OJhJkkl4TYihCw4kfqdeOIusTm3snOZmBlL3x/BsjjYejl9O/kdjhITJaV6H5bs8WSMN3NIdw3ahJEK42RU4fHkZ/Bm
+U4XJpsJhfdZg2oPLjvWSuoMxympaCHvBLP0Sn7IXWeduqh5ZEYVgtOrAgqeM9dvUHTt4ilW2SawCaAqkOEhIrP08B6txbGbqrENpNPZoM9loDMbJYrIQFpO3
+oDyy7DHacFDBhgAqNYVwTN+3JlNknVvZKgc3BJQKhGOc40gLwx3YGM0LbZvaMYY1m7kzUa2UCdIkACYi1bVHpIboZ7TSud5T47Mawcc07V/zAKG9Zsro1+Jd
+1KtZph70UMNaJB+tRTh8Yo1ORZ0jRqQA9KoxuyFxKQVjEiS1F2332HAPv0Rf8ISYVgW4y6Hqu7AiCQ9PfeaURFYVwG2CRYm40ZZiRNwuswVbfnXB0ifAqYmm
+bKDN8FXg3FWqbAaabfChki5LL2djtBhHuiPBnnEQ9cr9mel4pggsVX6kKEzzoZYMLplqzpB27mLSzqelrf1IgZVYXKLrAScXPUg2IEM/mlmWWIlvWCYIVxp9
+7baOJxb5P98mGKsfQ2lGTTUn6Nee8Xk1INVmeEkPg1+mKDB1TMzvCm7oJ1EF3eSCzn7T3fnF2OF7J92CNniMSJ2RaH9XAAjD38LmCDstZl9naInNg3GimZBf
+1AopZLZxiq/+TX7plb7JfxPKtA6funzu1BIRs4nvCSGWmBCvJIvwUIbqAxmGyoz0ZnayiQUjLC6GtutZF/W/MqOWzienMkVVeLdDEDBtYQ7DXDE0ZyN5havy
+W6WA8htc0GxaiTSbrtEbEeoHY1JjBsBH8jXIWvAaRPthDmrh6fbGtm/Nok13JdV0P7PZF309kj/z9Ugh9XoEI1qgY4MaVcKszoxoUtF7SK9u88zIV5g7Pp7/
+fDNbkUsc0ATtCqjsshIvVhtwOQZ9jXL1K6j2KPzKfo9sJCiRRsKCmzaFIllyBx+cFociSartwYrYMuhdl4J0oZwrmWWLZwoNb386a8OdxTvCSJKizGG/KfoK
+nz82p6JJUeaQfXOq3YNVuW7YT+VlL7c7PtCaUOtbPgt6QZf/ASzzZ0yyT5UuP3ee849Wgk77SERmDr9YZNZ24VJkb8FmWPoqFyp9tX9TeEMuUqPKg/wGLB0x
+txMauZUdeLhr6oKWPicwr+KNtnPClSCNt3fzifYu6oohefdVfJknSNB7fTn2nxuH7mhs8YoTbywE2mYQ7Q95XzF2QiGubycKf+XMcj52IbgHa471Xd+IsMZd
+Y4XAPcme9g8KXNfpidUbkzDFSluaM/3kzf7Z0BKGzAdU15AU3Lmf7PwKsOj8JgRcTAhYm8N6+gBCgA+Srxyux/uqOC35zOGigvsLBSqRBRbWDslnbbn0s7Yt
+8VXctMWDkPUMLhlel4TRD5+F+JPBP4AbuzzR/T+qdMF1QjuAetbmYZQauphfZKnJBiQhkSYN2zryxSeXioC1EaStQnWXkp1MK+/Dihif19Hf+KMclIPbEPVK
+241OM/NF3Q24GsHtdDsdaqmyJ3WXYS2Cau22m7UcPYuLAPcbg0dNncjz9Mougmn0eu3PCVFIIPTmQGeIIj0WjCB6jYM+srSUAD9qtOkV33ICvNdkTwtLqBQ1
+Au4Pur0ewssbL1ACsvBlEmg9aQ2Mx63ObvrJYgTXeNI96AzE6UNwv/UFnZ42C4F6s9/UnzZr+Y0RlGSBSBLtN542s7a6BCshqt+kba5gtgpAu812c0D7xKCi
+r53f+FsF1hLRGu3oNn/OaLAJWSrGw6dJurgmbn8bbqRxpKIWezn5FtxMo8NXkvlsgu7Tpj5oPMYNChs/VuibQejMtCMzAdxl76DfaCeYvYmROYbudAfGHupE
+PCONI3fa3T5jNLUqsUNqQytBNlEncXSr87TRbu3WClv/XIRqgzqd8msB76uLC1myrx4r9FJ99UTB14NKpA6M99XTZWO8r55RQPJmNKvR4s3oaKUYb0bHC7rP
+YIlXUOqNeKyNVGv1ehYq8jVEljeJryGJiivxNSRVE4m+eLQLl+qLpyN5ui+eFXB/H2rJ3Ki+m0ouGat//WwisfwQ1HS0V+/GXq0tSkX1e+eRiU1Q0SzWxxUd
+TQdxRccSw5v/MvCzpdjTXdYIFPfM9IeBjZ8XocJag+LSeQvWm7re1dH7Gv1uJ+Hx6LoxrHBN5sHo82/DrUy03vzdg2Z/gL6fpKCI0XrSazefNDsDFqXuQD1G
+wWM4DnYesbfeGCFjeIxwj429g3YbkxSGjhgOQ5zOEuRSBgqTD6GWUzx1DwY73SfhK/JSSigsiYkcWM7GilQI2ViRESuqBncSbOGPJwaLyCw216op1nebjd12
+q9OsraT0IVhmm9RWU7IKg/1aamehI4Opi52spt6Fd2I0vW5/sI+ZFPdpPMVU0tjGOuNS6ogsvYiH+yplvRj2WWOAqtSNQbdr9NvdZ7XLKZJgH735jKWTK2/e
+Tf6sADV+QzZm06H0DHFnRshZr9ePgu9T8smfkv3kL7fwyV/+Ik/+/l6BMnPOlnPkRkpaJdkhH7kTjCmyt8BHmEJKE1xoZPqm2O7dzfB8m8HCm08EVdOh3B9M
+qj+ElRgqfFCjhP9kivx7oSz+vfBp7luK9tcKwHb4pKkHtaOxZY+Mk7Frm9FnKHejTIUzNveI/Kmk1teOYmOv/ghW4yT8sSpCBIN8QM9vRpY3nI2nkdZWFCRN
+4n8B3lgftg==
+`;
+
+/** The types of the contract. */
+export const contract = protobuf.Root.fromDescriptor(inflateSync(Buffer.from(DESCRIPTORS, "base64")));
+// Under other names, fields would be left out without a word.
+if (!("requestId" in contract.lookupType("forebay.v1.SaveRequest").fields)) throw new Error("forebay.js needs protobufjs 8 or later");
