@@ -48,6 +48,20 @@ impl State {
     }
 }
 
+/// What is kept in mind of a save: enough to tell many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How it stands.
+    pub state: State,
+    /// Persisted without effect, as far as that is remembered.
+    pub superseded: bool,
+}
+
+impl Outcome {
+    /// None yet, or none that can be told.
+    pub const PENDING: Self = Self { state: State::Pending, superseded: false };
+}
+
 /// Why Postgres would not take a save. Without row data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {

@@ -15,6 +15,7 @@ mod limits;
 mod modes;
 mod once;
 mod outages;
+mod persisted;
 mod pipe;
 mod poolers;
 mod programs;

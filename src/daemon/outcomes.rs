@@ -16,7 +16,7 @@ use crate::{
     drain::{LaneHandle, LaneState},
     failed::FailedRow,
     journal::{Ledger, LedgerError},
-    outcomes::{Pace, Reason, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
+    outcomes::{Outcome, Pace, Reason, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
     save::Sequence,
 };
 
@@ -85,6 +85,12 @@ impl Outcomes {
             return Ok(State::Discarded);
         }
         Ok(self.0.failed.outcome(ticket.sequence))
+    }
+
+    /// How saves stand, as far as it can be told.
+    pub(super) fn of_all(&self, tickets: &[Ticket]) -> Vec<Outcome> {
+        let outcome = |&ticket| self.state(ticket).map_or(Outcome::PENDING, |state| Outcome { state, superseded: false });
+        tickets.iter().map(outcome).collect()
     }
 
     /// All that is known of a save.

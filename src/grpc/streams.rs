@@ -24,6 +24,15 @@ type StreamId = [u8; 16];
 /// First and last offset.
 type Range = (u64, u64);
 
+/// Consecutive offsets whose saves are numbered consecutively too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Landed {
+    first: u64,
+    count: u64,
+    /// Of the first.
+    sequence: u64,
+}
+
 /// Streams by id.
 pub struct Streams {
     known: Mutex<Known>,
@@ -57,6 +66,10 @@ struct State {
     accepted: VecDeque<Range>,
     /// The last accepted save.
     last: Sequence,
+    /// Whether the call that has the stream open waits for outcomes: then it is remembered where saves landed.
+    waits: bool,
+    /// The newest saves, oldest first.
+    landed: VecDeque<Landed>,
 }
 
 /// A stream as it is kept between two runs.
@@ -68,6 +81,16 @@ pub struct Remembered {
     accepted: Vec<Range>,
     /// The last accepted save.
     last: u64,
+    /// The newest saves, oldest first; of streams that wait for outcomes.
+    #[serde(default)]
+    landed: Vec<Landed>,
+}
+
+impl Remembered {
+    /// How many entries say where its saves landed.
+    pub fn landed(&self) -> usize {
+        self.landed.len()
+    }
 }
 
 /// Where a stream stands when it is opened.
@@ -75,6 +98,8 @@ pub struct Remembered {
 pub(super) struct Resumption {
     /// Accepted offsets, rising; what lies before the first is too old to be told from accepted.
     accepted: Vec<Range>,
+    /// Where the newest of them landed, oldest first.
+    landed: Vec<Landed>,
 }
 
 impl Resumption {
@@ -88,6 +113,12 @@ impl Resumption {
         self.accepted.windows(2).map(|pair| (pair[0].1 + 1, pair[1].0 - 1))
     }
 
+    /// The save that was accepted at an offset; `None` if that is too long ago.
+    pub(super) fn sequence(&self, offset: u64) -> Option<Sequence> {
+        let landed = self.landed.iter().rfind(|landed| landed.first <= offset && offset - landed.first < landed.count)?;
+        Some(Sequence::from_u64(landed.sequence).plus(offset - landed.first))
+    }
+
     /// Whether an offset up to [`Self::through`] was accepted.
     pub(super) fn was_accepted(&self, offset: u64) -> bool {
         !self.missing().any(|(first, last)| (first..=last).contains(&offset))
@@ -98,6 +129,8 @@ impl Streams {
     /// Ranges of accepted offsets kept per stream; between two of them saves were refused or offsets left out. The oldest
     /// gap is forgotten first: its saves were answered so long ago that nobody waits for an answer.
     const RANGES_MAX: usize = 65;
+    /// Entries of where a stream's newest saves landed. While others save as well, one may be as short as one save.
+    const LANDED_MAX: usize = 256;
 
     /// Remembers up to the limit; `retained_from` tells the oldest sequence that the journal still has.
     pub fn new(limit: Arc<Limit>, retained_from: impl Fn() -> Sequence + Send + Sync + 'static) -> Arc<Self> {
@@ -112,7 +145,9 @@ impl Streams {
             self.limit.take_anyway(1);
             Stream::new()
         });
-        lock(&stream.state).accept(origin.offset, 1, sequence);
+        let mut state = lock(&stream.state);
+        state.accept(origin.offset, 1, sequence);
+        state.land(origin.offset, 1, sequence);
     }
 
     /// What is remembered, for the next start.
@@ -120,7 +155,8 @@ impl Streams {
         let known = lock(&self.known);
         let remembered = known.streams.iter().map(|(id, stream)| {
             let state = lock(&stream.state);
-            Remembered { id: *id, accepted: state.accepted.iter().copied().collect(), last: state.last.get() }
+            let Resumption { accepted, landed } = state.resumption();
+            Remembered { id: *id, accepted, last: state.last.get(), landed }
         });
         remembered.collect()
     }
@@ -128,10 +164,10 @@ impl Streams {
     /// Remembers what an earlier run remembered at its end; instead of [`Streams::observe`] for the same saves.
     pub fn recall(&self, remembered: Vec<Remembered>) {
         let mut known = lock(&self.known);
-        for Remembered { id, accepted, last } in remembered {
+        for Remembered { id, accepted, last, landed } in remembered {
             self.limit.take_anyway(1);
-            let stream = Stream::new();
-            *lock(&stream.state) = State { accepted: accepted.into(), last: Sequence::from_u64(last), ..State::default() };
+            let (stream, last) = (Stream::new(), Sequence::from_u64(last));
+            *lock(&stream.state) = State { accepted: accepted.into(), last, landed: landed.into(), ..State::default() };
             known.streams.insert(id, stream);
         }
     }
@@ -141,10 +177,10 @@ impl Streams {
         lock(&self.known).streams.len()
     }
 
-    /// Opens a stream; ends the call that has it open. `ended` ends the new one.
+    /// Opens a stream; ends the call that has it open. `ended` ends the new one, which `waits` for outcomes or doesn't.
     ///
     /// The stream may be used once [`Opening::settled`] has returned.
-    pub(super) fn open(self: &Arc<Self>, id: StreamId, ended: CancellationToken) -> Result<Opening, LimitReached> {
+    pub(super) fn open(self: &Arc<Self>, id: StreamId, ended: CancellationToken, waits: bool) -> Result<Opening, LimitReached> {
         let mut known = lock(&self.known);
         self.forget_some(&mut known);
         let stream = match known.streams.get(&id) {
@@ -159,6 +195,10 @@ impl Streams {
         let (number, older) = {
             let mut state = lock(&stream.state);
             state.opening += 1;
+            state.waits = waits;
+            if !waits {
+                state.landed = VecDeque::new();
+            }
             (state.opening, state.open.replace(ended))
         };
         if let Some(older) = older {
@@ -197,9 +237,9 @@ impl Stream {
 }
 
 impl State {
-    fn accept(&mut self, first: u64, count: u64, last_sequence: Sequence) {
+    fn accept(&mut self, first: u64, count: u64, first_sequence: Sequence) {
         let last = first + (count - 1);
-        self.last = last_sequence;
+        self.last = first_sequence.plus(count - 1);
         match self.accepted.back_mut() {
             // A run of the daemon may have taken again what an earlier one had lost track of.
             Some((_, end)) if *end >= first => *end = last.max(*end),
@@ -209,6 +249,22 @@ impl State {
         if self.accepted.len() > Streams::RANGES_MAX {
             self.accepted.pop_front();
         }
+    }
+
+    /// Remembers where saves landed.
+    fn land(&mut self, first: u64, count: u64, first_sequence: Sequence) {
+        let sequence = first_sequence.get();
+        match self.landed.back_mut() {
+            Some(last) if last.first + last.count == first && last.sequence + last.count == sequence => last.count += count,
+            _ => self.landed.push_back(Landed { first, count, sequence }),
+        }
+        if self.landed.len() > Streams::LANDED_MAX {
+            self.landed.pop_front();
+        }
+    }
+
+    fn resumption(&self) -> Resumption {
+        Resumption { accepted: self.accepted.iter().copied().collect(), landed: self.landed.iter().copied().collect() }
     }
 
     fn is_forgettable(&self, retained_from: Sequence) -> bool {
@@ -237,7 +293,7 @@ impl Opening {
             {
                 let state = lock(&self.stream.state);
                 if state.in_flight == 0 {
-                    return Resumption { accepted: state.accepted.iter().copied().collect() };
+                    return state.resumption();
                 }
             }
             settled.await;
@@ -278,7 +334,11 @@ pub(super) struct InFlight(Arc<Stream>);
 impl InFlight {
     /// It is in the journal: `count` offsets from `first` on.
     pub(super) fn accepted(self, first: u64, count: u64, first_sequence: Sequence) {
-        lock(&self.0.state).accept(first, count, first_sequence.plus(count - 1));
+        let mut state = lock(&self.0.state);
+        state.accept(first, count, first_sequence);
+        if state.waits {
+            state.land(first, count, first_sequence);
+        }
     }
 }
 
@@ -321,7 +381,7 @@ mod tests {
 
     fn open(streams: &Arc<Streams>, id: StreamId) -> (Opening, CancellationToken) {
         let ended = CancellationToken::new();
-        (streams.open(id, ended.clone()).expect("room"), ended)
+        (streams.open(id, ended.clone(), true).expect("room"), ended)
     }
 
     fn settled(opening: &Opening) -> Option<Resumption> {
@@ -336,6 +396,24 @@ mod tests {
         assert_eq!(resumption.missing().collect::<Vec<_>>(), [(6, 7), (9, 9)]);
         let accepted: Vec<_> = (0..=12).filter(|&offset| resumption.was_accepted(offset)).collect();
         assert_eq!(accepted, [0, 1, 2, 3, 4, 5, 8, 10, 11, 12], "what is older than the memory counts as accepted");
+    }
+
+    #[test]
+    fn where_saves_landed_is_remembered_of_streams_that_wait_also_across_a_stop() {
+        let before = streams(10);
+        for (id, waits) in [(1, true), (2, false)] {
+            let opening = before.open([id; 16], CancellationToken::new(), waits).expect("room");
+            for (first, count, sequence) in [(1, 3, 200), (4, 2, 203), (9, 1, 300)] {
+                opening.begin().expect("it is the newest").accepted(first, count, Sequence::from_u64(sequence));
+            }
+        }
+        let after = streams(10);
+        after.recall(before.remembered());
+        assert_eq!(after.remembered().iter().map(Remembered::landed).sum::<usize>(), 2);
+        let resumed = |id| settled(&after.open([id; 16], CancellationToken::new(), true).expect("room")).expect("nothing is in flight");
+        let found = |id| [1, 5, 6, 9].map(|offset| resumed(id).sequence(offset).map(Sequence::get));
+        assert_eq!(found(1), [Some(200), Some(204), None, Some(300)]);
+        assert_eq!(found(2), [None; 4]);
     }
 
     #[test]
@@ -373,10 +451,10 @@ mod tests {
         }
         let ended = CancellationToken::new();
         let (opening, _) = open(&streams, [3; 16]);
-        assert!(streams.open([4; 16], ended.clone()).is_err(), "the second is still in the journal, the third is open");
+        assert!(streams.open([4; 16], ended.clone(), true).is_err(), "the second is still in the journal, the third is open");
         drop(opening);
         assert_eq!(streams.count(), 1, "a stream that saved nothing is not remembered");
-        assert!(streams.open([4; 16], ended).is_ok());
+        assert!(streams.open([4; 16], ended, true).is_ok());
         assert!(streams.count() == 1 && streams.limit.used() == 1);
     }
 
@@ -385,8 +463,8 @@ mod tests {
         let streams = streams(1);
         let (opening, _) = open(&streams, ID);
         opening.begin().expect("it is the newest").accepted(0, 1, Sequence::from_u64(1));
-        assert!(streams.open([8; 16], CancellationToken::new()).is_err());
+        assert!(streams.open([8; 16], CancellationToken::new(), true).is_err());
         drop(opening);
-        assert!(streams.open([8; 16], CancellationToken::new()).is_ok());
+        assert!(streams.open([8; 16], CancellationToken::new(), true).is_ok());
     }
 }
