@@ -1,4 +1,4 @@
-//! The HTTP port: metrics and probes, on a listener of its own.
+//! The HTTP port: metrics, probes and tickets, on a listener of its own.
 //!
 //! It serves pages that the daemon gives and knows nothing about what they say. Its limits are fixed here: a probe or a
 //! scrape is small, and whoever else comes must not hold anything for long (P7). Each connection answers one request.
@@ -23,6 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod tickets;
+
+pub use tickets::TicketPage;
+
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
 /// The request line and all headers.
@@ -43,6 +47,8 @@ pub struct Pages {
     /// Whether saves are accepted, or one line saying why not. Postgres has no part in it: to go on without it is the
     /// product.
     pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// How the save of a ticket stands.
+    pub ticket: Box<dyn Fn(&str) -> TicketPage + Send + Sync>,
 }
 
 /// Serves until `stop`; answers under way have a second to end.
@@ -70,7 +76,8 @@ fn router(pages: Pages) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .fallback(async || (StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"))
+        .route("/v1/tickets/{ticket}", get(tickets::ticket))
+        .fallback(async || (StatusCode::NOT_FOUND, "there are /metrics, /livez, /readyz and /v1/tickets/TICKET\n"))
         .with_state(Arc::new(pages))
 }
 

@@ -20,7 +20,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("postgres", &["save", "failed", "collections", "backlog", "settings"]),
     ("drain", &["save", "collections", "backlog", "limits", "settings", "postgres", "journal"]),
     ("grpc", &["save", "failed", "outcomes", "collections", "limits", "settings", "proto", "status"]),
-    ("http", &["settings", "metrics", "limits"]),
+    ("http", &["settings", "metrics", "limits", "outcomes"]),
     ("client", &["proto"]),
 ];
 

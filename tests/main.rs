@@ -27,4 +27,5 @@ mod stops;
 mod support;
 mod syncs;
 mod tables;
+mod tickets;
 mod types;

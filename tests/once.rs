@@ -6,6 +6,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use forebay::proto::{GetTicketRequest, TicketState};
 use serde_json::json;
 
 use crate::support::{
@@ -55,6 +56,12 @@ fn copy_directory(from: &Path, to: &Path) {
             false => drop(std::fs::copy(entry.path(), target).expect("a file")),
         }
     }
+}
+
+async fn ticket_state(daemon: &Daemon, ticket: &str) -> TicketState {
+    let request = GetTicketRequest { ticket: ticket.to_owned() };
+    let told = daemon.client().await.get_ticket(request).await.expect("it is told").into_inner();
+    told.status.expect("a status").state()
 }
 
 fn oldest_segment(journal: &Path) -> u64 {
@@ -171,11 +178,14 @@ async fn another_database_halts_the_lane_and_is_not_written() {
 async fn what_postgres_lost_and_the_journal_has_forgotten_is_given_up_only_by_a_person() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let setup = Setup::new(journal.path(), &database.url()).set("journal.retention", "0 ms");
-    let daemon = setup.expect_in_log("22012").expect_in_log("postgres").expect_in_log(HALTED).start().await;
+    let setup = setup.expect_in_log("22012").expect_in_log("postgres").expect_in_log(HALTED).expect_in_log("gives up saves");
+    let daemon = setup.start().await;
     write(&daemon, 1, 1).await;
     assert!(cli(&daemon, &["lane", "accept-gap", "default"], 1).await.contains("is not halted in front of a gap"));
     cli(&daemon, &["lane", "accept-gap", "other"], 1).await;
     database.execute("create table earlier as select * from forebay.lane_position").await;
+    let ticket =
+        daemon.client().await.save(request(set("things", &["2"], json!({"version": 0})))).await.expect("accepted").into_inner().ticket;
     // A segment that ends has saves in it: of the next one, none is in Postgres any more.
     let (before, version) = (oldest_segment(journal.path()), AtomicU64::new(1));
     eventually("the journal forgets a save that came later", || async {
@@ -202,6 +212,14 @@ async fn what_postgres_lost_and_the_journal_has_forgotten_is_given_up_only_by_a_
     let through: u64 = told["through"].as_str().and_then(|text| text.parse().ok()).expect("a sequence");
     assert!(through > from, "{told}");
     let applied = applied(&database).await;
-    assert!(applied.starts_with("1:1 ") && applied.ends_with(" 10:1") && !applied.contains(" 2:1 "), "{applied}");
+    assert!(
+        applied.starts_with("1:1 ") && applied.ends_with(" 10:1") && !applied.contains(" 2:0 ") && !applied.contains(" 2:1 "),
+        "{applied}"
+    );
+    assert_eq!(ticket_state(&daemon, &ticket).await, TicketState::Discarded);
+    daemon.kill().await;
+    let daemon = setup.start().await;
+    flush(&daemon, &[]).await.expect("flushed");
+    assert_eq!(ticket_state(&daemon, &ticket).await, TicketState::Discarded, "it is never called persisted");
     daemon.stop().await;
 }

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::task::JoinSet;
@@ -98,7 +98,10 @@ impl Outcomes {
         let state = self.state(ticket)?;
         let mut status = TicketStatus::of(state);
         match state {
-            State::Pending => self.tell_pending(ticket, &mut status),
+            State::Pending => {
+                status.saves_ahead = self.lane(ticket).map_or(0, |followed| followed.lane.backlog().saves_up_to(ticket.sequence));
+                status.estimated_wait = self.estimated_wait(ticket);
+            }
             State::Persisted => status.settled_at = self.lane(ticket).and_then(|lane| lock(&lane.pace).settled_at(ticket.sequence)),
             State::Failed | State::Discarded => self.tell_failed(ticket, &mut status).await?,
             State::Unknown => {}
@@ -133,13 +136,11 @@ impl Outcomes {
         self.0.lanes.get(usize::from(ticket.lane.0))
     }
 
-    fn tell_pending(&self, ticket: Ticket, status: &mut TicketStatus) {
-        let Some(followed) = self.lane(ticket) else { return };
-        status.saves_ahead = followed.lane.backlog().saves_up_to(ticket.sequence);
-        let writes = matches!(*followed.lane.state().borrow(), LaneState::Idle | LaneState::Waiting { .. } | LaneState::Applying { .. });
-        if writes {
-            status.estimated_wait = lock(&followed.pace).time_for(status.saves_ahead, SystemTime::now());
-        }
+    /// How long a pending save may take, at the pace of late; `None` while its lane writes nothing.
+    pub(super) fn estimated_wait(&self, ticket: Ticket) -> Option<Duration> {
+        let Followed { lane, pace, .. } = self.lane(ticket)?;
+        let writes = matches!(*lane.state().borrow(), LaneState::Idle | LaneState::Waiting { .. } | LaneState::Applying { .. });
+        if writes { lock(pace).time_for(lane.backlog().saves_up_to(ticket.sequence), SystemTime::now()) } else { None }
     }
 
     async fn tell_failed(&self, ticket: Ticket, status: &mut TicketStatus) -> Result<(), Untold> {

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{control::Controls, core::Core, observe::observation};
 use crate::{
     grpc::Health,
-    http::Pages,
+    http::{Pages, TicketPage},
     metrics::{Metrics, Observation},
+    outcomes::{Named, State},
 };
 
 /// What is shown, once there is something.
@@ -23,8 +24,9 @@ struct Shown {
 impl Page {
     /// The pages, which change with what is shown.
     pub(super) fn pages(&self, health: &Health) -> Pages {
-        let (page, health) = (self.clone(), health.clone());
+        let (page, tickets, health) = (self.clone(), self.clone(), health.clone());
         Pages {
+            ticket: Box::new(move |ticket| tickets.ticket(ticket)),
             metrics: Box::new(move || page.render()),
             ready: Box::new(move || match health.is_serving() {
                 true => Ok(()),
@@ -42,6 +44,20 @@ impl Page {
     /// The daemon's parts are about to end.
     pub(super) fn hide(&self) {
         *self.lock() = None;
+    }
+
+    fn ticket(&self, text: &str) -> TicketPage {
+        let Some(Shown { controls, .. }) = self.lock().clone() else {
+            return TicketPage::Untold("the journal is being recovered, or the daemon stops".to_owned());
+        };
+        match controls.tickets.read(text) {
+            Named::Save(ticket) => match controls.outcomes.state(ticket) {
+                Ok(state) => TicketPage::State(state, controls.outcomes.estimated_wait(ticket).filter(|_| !state.is_final())),
+                Err(why) => TicketPage::Untold(why.to_string()),
+            },
+            Named::Elsewhere => TicketPage::State(State::Unknown, None),
+            Named::Nothing => TicketPage::NotFound,
+        }
     }
 
     fn render(&self) -> String {

@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::outcomes::State as SaveState;
 
 /// A server on a port of its own, ready when told.
 struct Server {
@@ -29,6 +30,14 @@ impl Server {
         let pages = Pages {
             metrics: Box::new(|| "forebay_ready 0\n".to_owned()),
             ready: Box::new(move || is_ready.load(Ordering::SeqCst).then_some(()).ok_or_else(|| "recovering the journal".to_owned())),
+            ticket: Box::new(|ticket| match ticket {
+                "pending" => TicketPage::State(SaveState::Pending, Some(Duration::from_millis(2_100))),
+                "soon" => TicketPage::State(SaveState::Pending, None),
+                "late" => TicketPage::State(SaveState::Pending, Some(Duration::from_secs(7_200))),
+                "failed" => TicketPage::State(SaveState::Failed, None),
+                "untold" => TicketPage::Untold("postgres has not been asked".to_owned()),
+                _ => TicketPage::NotFound,
+            }),
         };
         let task = tokio::spawn(serve(listener, pages, stop.clone()));
         Self { address, ready, stop, task }
@@ -72,6 +81,37 @@ async fn readiness_says_why_not() {
     server.ready.store(true, Ordering::SeqCst);
     let ready = server.request("GET", "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 200 ") && ready.ends_with("\r\n\r\nready\n"), "{ready}");
+}
+
+#[tokio::test]
+async fn a_ticket_tells_the_state_alone_and_when_to_ask_again() {
+    let server = Server::start().await;
+    for (ticket, seconds) in [("pending", 3), ("soon", 1), ("late", 60)] {
+        let pending = server.request("GET", &format!("/v1/tickets/{ticket}")).await;
+        assert!(pending.starts_with("HTTP/1.1 200 ") && pending.ends_with("\r\n\r\n{\"state\":\"PENDING\"}\n"), "{pending}");
+        assert!(pending.contains(&format!("retry-after: {seconds}\r\n")) && pending.contains("etag: \"PENDING\"\r\n"), "{pending}");
+        assert!(pending.contains("content-type: application/json\r\n") && pending.contains("cache-control: no-cache\r\n"), "{pending}");
+    }
+    let failed = server.request("GET", "/v1/tickets/failed").await;
+    assert!(failed.ends_with("{\"state\":\"FAILED\"}\n") && !failed.contains("retry-after"), "{failed}");
+    let untold = server.request("GET", "/v1/tickets/untold").await;
+    assert!(untold.starts_with("HTTP/1.1 503 ") && untold.contains("retry-after: 1\r\n"), "{untold}");
+    assert!(server.request("GET", "/v1/tickets/other").await.starts_with("HTTP/1.1 404 "));
+}
+
+#[tokio::test]
+async fn a_state_that_a_poller_knows_is_not_told_again() {
+    let server = Server::start().await;
+    let poll = |ticket: &str, tags: &str| {
+        let request = format!("GET /v1/tickets/{ticket} HTTP/1.1\r\nhost: forebay\r\nif-none-match: {tags}\r\n\r\n");
+        let server = &server;
+        async move { server.send(request.as_bytes()).await }
+    };
+    for tags in ["\"PENDING\"", "W/\"PENDING\"", "\"FAILED\", \"PENDING\"", "*"] {
+        let known = poll("pending", tags).await;
+        assert!(known.starts_with("HTTP/1.1 304 ") && known.contains("retry-after: 3\r\n") && known.ends_with("\r\n\r\n"), "{known}");
+    }
+    assert!(poll("failed", "\"PENDING\"").await.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]
