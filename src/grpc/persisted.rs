@@ -64,30 +64,29 @@ impl Door {
     /// Waits for the outcomes of saves; what has none at the deadline, or when the daemon stops, is pending.
     pub(super) async fn told_by(&self, tickets: &[Ticket], deadline: Deadline) -> Vec<Told> {
         let until = deadline.or_after(AWAIT_MAX);
-        let outcomes = tokio::select! {
+        let (outcomes, until) = tokio::select! {
             biased;
-            outcomes = self.settled(tickets) => outcomes,
-            () = tokio::time::sleep_until(until) => self.control.outcomes(tickets),
-            () = self.stop.cancelled() => self.control.outcomes(tickets),
+            outcomes = self.settled(tickets) => (outcomes, until),
+            () = tokio::time::sleep_until(until) => (self.control.outcomes(tickets), until),
+            () = self.stop.cancelled() => (self.control.outcomes(tickets), Instant::now()),
         };
         self.told(tickets, &outcomes, until).await
     }
 
     /// Waits until all of these saves have their outcome.
     pub(super) async fn settled(&self, tickets: &[Ticket]) -> Vec<Outcome> {
-        let settled = |outcomes: &Vec<Outcome>| outcomes.iter().all(|outcome| outcome.state.is_final());
+        let mut waits = Vec::new();
         loop {
-            // What many saves of a commit wait for is registered for the first of them only.
             let outcomes = self.control.outcomes(tickets);
-            if settled(&outcomes) {
+            if outcomes.iter().all(|outcome| outcome.state.is_final()) {
                 return outcomes;
             }
-            let waits: Vec<_> = last_of_each_lane(tickets).map(|last| self.control.wait(last)).collect();
-            let outcomes = self.control.outcomes(tickets);
-            if settled(&outcomes) {
-                return outcomes;
+            // Only now, and asked again before it is waited for: one commit covers many runs of a stream.
+            if waits.is_empty() {
+                waits.extend(last_of_each_lane(tickets).map(|last| self.control.wait(last)));
+                continue;
             }
-            for mut waiting in waits {
+            for mut waiting in waits.drain(..) {
                 waiting.settled().await;
             }
         }
