@@ -39,6 +39,7 @@ use crate::{
 mod awaited;
 mod gather;
 mod reader;
+mod unanswered;
 
 /// Consecutive offsets that share their answer.
 struct Run {

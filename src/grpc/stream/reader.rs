@@ -14,6 +14,7 @@ use super::{
     Outcome, Run,
     awaited::Awaited,
     gather::{Gather, Gathered, Numbered},
+    unanswered::Unanswered,
 };
 use crate::{
     collections::Collections,
@@ -354,7 +355,7 @@ impl Reader {
         let run =
             Run { place: self.place, first, count, tickets: self.want_tickets, outcome: Outcome::Broken(AppendError::OutcomeUnknown) };
         self.place += 1;
-        Unanswered { run: Some(run), tell: self.tell.clone() }
+        Unanswered::new(run, self.tell.clone())
     }
 }
 
@@ -368,29 +369,6 @@ impl Named {
 
     fn tickets(self, first: Sequence) -> Vec<Ticket> {
         (0..).zip(self.0).map(|(n, lane)| Ticket { sequence: first.plus(n), lane }).collect()
-    }
-}
-
-/// A run on its way. If it is dropped instead of told, as by a journal whose thread is gone, its outcome is unknown.
-struct Unanswered {
-    run: Option<Run>,
-    tell: mpsc::UnboundedSender<Run>,
-}
-
-impl Unanswered {
-    fn tell(mut self, outcome: Outcome) {
-        if let Some(run) = &mut self.run {
-            run.outcome = outcome;
-        }
-    }
-}
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        if let Some(run) = self.run.take() {
-            // Nobody listens any more when the call was dropped.
-            let _ = self.tell.send(run);
-        }
     }
 }
 
