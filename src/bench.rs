@@ -1,7 +1,8 @@
 //! `forebay bench`: how fast saves are acknowledged and drained, through real gRPC and into a real Postgres.
 //!
 //! Daemon and callers share the process and the cores, as they do in `benches/ceiling`, so that the two compare. The callers
-//! use the generated client as it is: retries and resumption would hide what is measured. Errors are counted, not retried.
+//! use the generated client as it is: retries and resumption would hide what is measured. Errors are counted, not retried. What
+//! weighs the daemon (`waits`) starts it as a process of its own.
 
 use std::time::Duration;
 
@@ -19,9 +20,11 @@ mod drain;
 mod load;
 mod pace;
 mod target;
+mod waits;
 
 pub use drain::{DrainOptions, DrainReport, drain};
 pub use load::Poison;
+pub use waits::{WaitsOptions, WaitsReport, waits};
 
 /// How the callers save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]

@@ -11,16 +11,15 @@ use serde::Serialize;
 use tokio::task::block_in_place;
 
 use crate::{
+    child::Daemon,
     client::Client,
     sandbox::{Database, Sandbox, SandboxOptions, StopMode},
     save::Sequence,
 };
-use daemon::Daemon;
 use ledger::{Ledger, Phase};
 use load::Latencies;
 use progress::Progress;
 
-mod daemon;
 mod ledger;
 mod load;
 mod objects;

@@ -27,12 +27,14 @@
 //! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take, [`outcomes`] that of tickets. [`daemon`] puts the stages
 //! together, starts and stops them; [`settings`], [`metrics`], [`http`], [`logs`], [`status`] and [`exit`] are what an operator
 //! sees. [`client`] is the Rust client (a feature of its own, with [`proto`], the generated contract); [`sandbox`] is the private
-//! Postgres of [`dev`], [`demo`], [`bench`] and the tests.
+//! Postgres of [`dev`], [`demo`], [`bench`] and the tests, `child` the daemon of its own that some of them start.
 
 #[cfg(feature = "daemon")]
 pub mod backlog;
 #[cfg(feature = "daemon")]
 pub mod bench;
+#[cfg(feature = "daemon")]
+pub(crate) mod child;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "daemon")]

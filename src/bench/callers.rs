@@ -94,7 +94,7 @@ fn calls_rate(mode: Mode, saves_rate: f64) -> f64 {
     }
 }
 
-async fn connect(address: &str, connections: usize) -> anyhow::Result<Vec<Channel>> {
+pub(super) async fn connect(address: &str, connections: usize) -> anyhow::Result<Vec<Channel>> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .with_context(|| format!("{address:?} is no address like 127.0.0.1:7420"))?
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

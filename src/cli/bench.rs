@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use forebay::{
-    bench::{self, DrainOptions, Load, Mode, Poison, SaveOptions},
+    bench::{self, DrainOptions, Load, Mode, Poison, SaveOptions, WaitsOptions},
     exit::{Exit, Failure, OrExit},
 };
 use serde::Serialize;
@@ -24,6 +24,8 @@ enum Command {
     Save(SaveArgs),
     /// How fast a full backlog gets into a private Postgres.
     Drain(DrainArgs),
+    /// What callers that wait for outcomes cost: memory of each, and how much slower others are answered.
+    Waits(WaitsArgs),
 }
 
 #[derive(Args)]
@@ -67,6 +69,19 @@ struct DrainArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct WaitsArgs {
+    /// AwaitTicket calls that are outstanding at once.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    callers: u32,
+    /// How long other calls are timed, without and with them.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Print the result as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Save(arguments) => {
@@ -77,6 +92,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Drain(arguments) => {
             let report = run_to_end(bench::drain(DrainOptions { rows: arguments.rows, poison: arguments.poison }), "bench")?;
             print(arguments.json, &report, &report.text())
+        }
+        Command::Waits(WaitsArgs { callers, seconds, json }) => {
+            let report = run_to_end(bench::waits(WaitsOptions { callers, time: Duration::from_secs(seconds) }), "bench")?;
+            print(json, &report, &report.text())
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The daemon as a process of its own: this program, `serve`.
+//! The daemon as a process of its own, for what must kill it or weigh it: this program, `serve`.
 
 use std::{
     collections::VecDeque,
@@ -30,7 +30,7 @@ const LINES_MAX: usize = 20;
 
 /// Killed when dropped; its journal goes with it.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     client: Client,
     start: StartOptions,
@@ -50,9 +50,9 @@ type Lines = Arc<Mutex<VecDeque<String>>>;
 
 impl Daemon {
     /// Starts it and waits until it serves.
-    pub(super) async fn start(postgres: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn start(postgres: &str) -> anyhow::Result<Self> {
         // Beside the working directory: a temporary file system in memory would sync for free.
-        let journal = tempfile::Builder::new().prefix(".forebay-demo-").tempdir_in(".").context("make a directory for the journal")?;
+        let journal = tempfile::Builder::new().prefix(".forebay-child-").tempdir_in(".").context("make a directory for the journal")?;
         let (grpc, http) = (free_address().context("find a free port")?, free_address().context("find a free port")?);
         let start = StartOptions { postgres: postgres.to_owned(), grpc, http, journal };
         let retry = RetryPolicy { wait_min: POLL_WAIT, wait_max: POLL_WAIT, ..RetryPolicy::default() };
@@ -64,16 +64,25 @@ impl Daemon {
         Ok(daemon)
     }
 
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.start.grpc.clone()
     }
 
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
+    /// Bytes of memory that it holds.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let id = self.child.id().context("the daemon has ended by itself")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).context("read the daemon's memory")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the kernel tells no VmRSS")?;
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is a number of kB")?;
+        Ok(kibibytes * 1_024)
+    }
+
     /// SIGKILL, and a new start at once. How long that took to serve.
-    pub(super) async fn kill_and_start(&mut self) -> anyhow::Result<Duration> {
+    pub(crate) async fn kill_and_start(&mut self) -> anyhow::Result<Duration> {
         self.child.kill().await.context("kill the daemon")?;
         let start = Instant::now();
         self.child = self.start.spawn(&self.lines)?;
@@ -82,7 +91,7 @@ impl Daemon {
     }
 
     /// SIGTERM, and its end.
-    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         let id = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("the daemon has ended by itself")?;
         kill_process(id, Signal::TERM).context("stop the daemon")?;
         let status = timeout(STOP_TIMEOUT, self.child.wait()).await.context("the daemon doesn't stop")?.context("stop the daemon")?;
