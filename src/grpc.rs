@@ -38,6 +38,7 @@ mod failed;
 mod fixtures;
 mod health;
 mod live;
+mod persisted;
 mod request_ids;
 mod save_service;
 mod show;

@@ -17,6 +17,7 @@ mod modes;
 mod node_client;
 mod once;
 mod outages;
+mod persisted;
 mod pipe;
 mod poolers;
 mod programs;

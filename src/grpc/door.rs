@@ -53,19 +53,23 @@ impl Door {
         if self.health.phase() == Phase::Starting { Err(errors::starting()) } else { Ok(()) }
     }
 
-    /// PERSISTED has to wait; a number that is none is a client of another version.
-    pub(super) fn check_durability(durability: i32) -> Result<(), Status> {
+    /// Whether the answer waits for the outcome. A number that is none is a client of another version.
+    pub(super) fn is_persisted(durability: i32) -> Result<bool, Status> {
         match Durability::try_from(durability) {
-            Ok(Durability::Unspecified | Durability::Synced) => Ok(()),
-            Ok(Durability::Persisted) => Err(errors::not_implemented("durability PERSISTED")),
+            Ok(Durability::Unspecified | Durability::Synced) => Ok(false),
+            Ok(Durability::Persisted) => Ok(true),
             Err(_) => Err(errors::invalid_request("durability", format!("is {durability}, which this version doesn't know"))),
         }
     }
 
     /// Refuses fields whose time has not come: ignoring them would break what they promise.
-    pub(super) fn check_unimplemented(durability: i32, callback: &str) -> Result<(), Status> {
-        Self::check_durability(durability)?;
+    pub(super) fn check_unimplemented(callback: &str) -> Result<(), Status> {
         if callback.is_empty() { Ok(()) } else { Err(errors::not_implemented("callback")) }
+    }
+
+    /// Why a stream was ended from this side.
+    pub(super) fn why_ended(&self) -> Status {
+        if self.stop.is_cancelled() { errors::stopping() } else { errors::taken_over() }
     }
 
     /// Refuses request ids that are too long to be kept.

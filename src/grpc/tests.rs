@@ -5,6 +5,7 @@ mod failed;
 mod harness;
 mod life;
 mod limits;
+mod persisted;
 mod stream;
 mod tickets;
 mod unary;

@@ -26,7 +26,7 @@ use crate::{
         Streams, door::Door, fixtures, save_service::SaveService, serve,
     },
     limits::Limits,
-    outcomes::{Named, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
+    outcomes::{Named, Outcome, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
     proto::{
         self, SaveStreamRequest, SaveStreamResponse, admin_service_client::AdminServiceClient, save::Change,
         save_service_client::SaveServiceClient, save_stream_response::Event,
@@ -159,6 +159,8 @@ pub(super) struct FakeDaemon {
     /// What is known of saves; of all others that they are pending.
     pub(super) outcomes: Mutex<HashMap<Sequence, Result<TicketStatus, Untold>>>,
     pub(super) waiters: Arc<Waiters>,
+    /// The newest save that the lane was given.
+    pub(super) newest: Mutex<Sequence>,
 }
 
 impl FakeDaemon {
@@ -244,6 +246,19 @@ impl Control for FakeDaemon {
     async fn ticket(&self, ticket: Ticket) -> Result<TicketStatus, Untold> {
         let outcomes = self.outcomes.lock().expect("no test panics under it");
         outcomes.get(&ticket.sequence).cloned().unwrap_or(Ok(TicketStatus::of(State::Pending)))
+    }
+
+    fn outcomes(&self, tickets: &[Ticket]) -> Vec<Outcome> {
+        let outcomes = self.outcomes.lock().expect("no test panics under it");
+        let told = |ticket: &Ticket| match outcomes.get(&ticket.sequence) {
+            Some(Ok(TicketStatus { state, superseded, .. })) => Outcome { state: *state, superseded: *superseded },
+            _ => Outcome::PENDING,
+        };
+        tickets.iter().map(told).collect()
+    }
+
+    fn newest(&self, lane: LaneId) -> Ticket {
+        Ticket { sequence: *self.newest.lock().expect("no test panics under it"), lane }
     }
 
     fn wait(&self, ticket: Ticket) -> Waiting {
@@ -343,6 +358,7 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         care: Arc::default(),
         outcomes: Mutex::default(),
         waiters: Arc::default(),
+        newest: Mutex::default(),
     });
     let limits = Limits::new(&settings);
     let (health, stop) = (Health::default(), CancellationToken::new());
