@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Fold, Generation, Object};
-use crate::save::{Added, Body, Change, CollectionId, Key, LaneId, NumberForm, Save};
+use crate::save::{Added, Body, Change, CollectionId, Key, LaneId, NumberForm, Save, Sequence};
 
 pub(crate) const COLUMNS: u16 = 5;
 /// From here on columns are numbers.
@@ -106,6 +106,13 @@ impl Model {
             let value = if place < adds { held(column, &plus(&row[&column], &value)) } else { value };
             row.insert(column, value);
         }
+    }
+
+    /// Does to one row what a fold does.
+    pub(crate) fn lay(&mut self, key: &Key, fold: &Fold) {
+        let rounds = if let Fold::Entries(entries) = fold { entries.len() } else { 1 };
+        let object = Object { fold: fold.clone(), last: Sequence::ZERO, saves: 1, batched: false };
+        (0..rounds).for_each(|round| self.apply_entry(key, &object, round));
     }
 
     pub(crate) fn apply(&mut self, generation: &Generation) {
