@@ -19,8 +19,10 @@ use crate::{
 mod cut;
 mod entry;
 mod fold;
+mod row;
 
 pub use entry::Entry;
+pub use row::{Shown, Stored, lay};
 
 /// What a save or a fold takes of the limits `backlog.bytes_max` and `backlog.objects_max`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
