@@ -33,6 +33,7 @@ mod layout;
 mod log;
 mod observe;
 mod page;
+mod reads;
 mod recovery;
 mod streams;
 mod target;
@@ -151,6 +152,7 @@ fn handles(core: &Core, health: &Health) -> grpc::Handles {
     grpc::Handles {
         appender: Arc::new(core.journal.appender()),
         control: Arc::clone(&core.controls) as Arc<dyn grpc::Control>,
+        reads: Arc::new(core.reads.clone()),
         limits: core.limits.clone(),
         lanes: core.controls.lanes.iter().map(|lane| lane.name().to_string()).collect(),
         journal_id: Uuid::from_bytes(core.journal.id().to_bytes()),

@@ -18,6 +18,7 @@ mod outages;
 mod pipe;
 mod poolers;
 mod programs;
+mod reads;
 mod restarts;
 mod rewinds;
 mod schema_changes;

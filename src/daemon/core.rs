@@ -23,6 +23,7 @@ use super::{
     lanes::LaneMaker,
     layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
     observe::Observer,
+    reads::Reads,
     recovery::{self, Backlogs},
     streams,
 };
@@ -50,6 +51,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Core {
     pub(super) journal: Running,
     pub(super) controls: Arc<Controls>,
+    pub(super) reads: Reads,
     pub(super) streams: Arc<Streams>,
     pub(super) request_ids: Arc<RequestIds>,
     pub(super) limits: Limits,
@@ -138,7 +140,8 @@ impl Core {
         };
         let mut lanes = JoinSet::new();
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
-        let (handles, owners) = started_lanes.into_iter().unzip();
+        let (handles, owners) = started_lanes.iter().map(|lane| (lane.handle.clone(), lane.owner)).unzip();
+        let reads = Reads::new(postgres.clone(), collections.clone(), journal_id, settings.postgres.readers, started_lanes);
         let forgetting = tokio::spawn(failed.clone().forget(settings.failed.closed_kept)).abort_handle();
         let controls = Controls {
             collections,
@@ -154,6 +157,7 @@ impl Core {
         let core = Self {
             journal,
             controls: Arc::new(controls),
+            reads,
             streams,
             request_ids,
             limits,

@@ -121,6 +121,8 @@ fn label(rpc: grpc::Rpc) -> Rpc {
         grpc::Rpc::SaveBatch => Rpc::SaveBatch,
         grpc::Rpc::SaveStream => Rpc::SaveStream,
         grpc::Rpc::Flush => Rpc::Flush,
+        grpc::Rpc::Get => Rpc::Get,
+        grpc::Rpc::Load => Rpc::Load,
     }
 }
 

@@ -15,6 +15,10 @@ pub enum Rpc {
     SaveStream,
     /// `Flush`
     Flush,
+    /// `Get`
+    Get,
+    /// `Load`
+    Load,
 }
 
 impl Rpc {
@@ -25,6 +29,8 @@ impl Rpc {
             Self::SaveBatch => "SaveBatch",
             Self::SaveStream => "SaveStream",
             Self::Flush => "Flush",
+            Self::Get => "Get",
+            Self::Load => "Load",
         }
     }
 }

@@ -34,6 +34,10 @@ labels! {
         SaveStream = "SaveStream",
         /// Waits for the drain.
         Flush = "Flush",
+        /// Reads an object.
+        Get = "Get",
+        /// Reads many.
+        Load = "Load",
         /// Everything else.
         Other = "other",
     }
