@@ -273,7 +273,7 @@ async fn reads_under_load_and_trouble_show_what_was_acknowledged_and_nothing_twi
     let (saves, gets, pending, loads) = (count(&world.saves), count(&world.gets), count(&world.gets_pending), count(&world.loads));
     let failed = database.number("select count(*) from forebay.failed_save").await;
     println!("reads: {saves} saves, {failed} failed, {gets} gets ({pending} of something pending), {loads} loads, all as they must be");
-    assert!(pending > 0 && gets > pending && loads > 0 && failed > 0, "the story was dull");
+    assert!(pending > 0 && loads > 0 && failed > 0, "the story was dull");
     daemon.stop().await;
 }
 

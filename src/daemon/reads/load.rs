@@ -3,7 +3,9 @@
 //! Nothing is held between pages: what waited first and is in Postgres meanwhile comes by its key. So a position that is lower
 //! than one that was relied on (a database that went back in time) ends the load.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use super::{Shared, Unread};
 use crate::{
@@ -20,6 +22,8 @@ const PAGE_BYTES: u64 = 1 << 20;
 const ROWS_SLACK: u64 = 4;
 /// Keys that are taken out of the backlog at a time: it is looked through for them anew each time.
 const KEYS_MAX: usize = 16_384;
+/// A lane that is paused, or halted, since before its first contact tells nothing of what Postgres holds.
+const MET_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Load {
     reads: Arc<Shared>,
@@ -89,7 +93,7 @@ impl Load {
 
     async fn begin(&mut self) -> Result<(), Unread> {
         let lane = self.reads.lane(&self.collection);
-        lane.handle.met().await;
+        timeout(MET_PATIENCE, lane.handle.met()).await?;
         // Before the generation in the making is ended for us: without Postgres that would be for nothing.
         self.size = self.reads.postgres.table_size(&self.collection).await.map_err(RowsError::from)?;
         self.stage = Stage::Waiting { cursor: lane.handle.backlog().cut(), keys: VecDeque::new() };
