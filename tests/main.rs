@@ -21,6 +21,7 @@ mod persisted;
 mod pipe;
 mod poolers;
 mod programs;
+mod reads;
 mod restarts;
 mod rewinds;
 mod schema_changes;

@@ -25,6 +25,7 @@ use super::{
     layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
     observe::Observer,
     outcomes::{self, Outcomes, Superseded},
+    reads::Reads,
     recovery::{self, Backlogs},
     streams,
 };
@@ -53,6 +54,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Core {
     pub(super) journal: Running,
     pub(super) controls: Arc<Controls>,
+    pub(super) reads: Reads,
     pub(super) streams: Arc<Streams>,
     pub(super) request_ids: Arc<RequestIds>,
     pub(super) limits: Limits,
@@ -147,8 +149,9 @@ impl Core {
         };
         let mut lanes = JoinSet::new();
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
-        let (handles, owners): (Vec<_>, _) = started_lanes.into_iter().unzip();
+        let (handles, owners): (Vec<_>, _) = started_lanes.iter().map(|lane| (lane.handle.clone(), lane.owner)).unzip();
         let outcomes = Outcomes::new(&handles, failed.clone(), (gaps, superseded), collections.clone(), (journal.run(), layout.begins()));
+        let reads = Reads::new(postgres.clone(), collections.clone(), journal_id, settings.postgres.readers, started_lanes);
         let mut attendants = JoinSet::new();
         attendants.spawn(failed.clone().forget(settings.failed.closed_kept));
         outcomes.follow_lanes(&mut attendants);
@@ -167,6 +170,7 @@ impl Core {
         let core = Self {
             journal,
             controls: Arc::new(controls),
+            reads,
             streams,
             request_ids,
             limits,

@@ -14,6 +14,7 @@ use super::{
     errors,
     events::Events,
     health::{Health, Phase},
+    reads::Reads,
     request_ids::{Call, Claimed, RequestIds},
     streams::Streams,
     validate::{Findings, Path, Rules, validate},
@@ -30,6 +31,7 @@ pub(super) struct Door {
     pub(super) appender: Arc<dyn Append>,
     pub(super) control: Arc<dyn Control>,
     pub(super) catalog: Catalog,
+    pub(super) reads: Arc<dyn Reads>,
     pub(super) limits: Limits,
     pub(super) lanes: Arc<[String]>,
     pub(super) tickets: Tickets,
@@ -43,9 +45,9 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(handles: Handles, stop: CancellationToken) -> Arc<Self> {
-        let Handles { appender, control, limits, lanes, tickets, streams, request_ids, health, events } = handles;
+        let Handles { appender, control, reads, limits, lanes, tickets, streams, request_ids, health, events } = handles;
         let catalog = Catalog::new(Arc::clone(&control));
-        Arc::new(Self { appender, control, catalog, limits, lanes, tickets, streams, request_ids, health, events, stop })
+        Arc::new(Self { appender, control, catalog, reads, limits, lanes, tickets, streams, request_ids, health, events, stop })
     }
 
     /// Refuses saves before the recovery is over. During a stop they are still taken: the journal is, as long as calls are.

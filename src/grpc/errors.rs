@@ -127,6 +127,15 @@ pub(super) fn postgres_unavailable(why: String) -> Status {
     retryable(Code::Unavailable, format!("postgres can't be asked: {why}"), info(reason, []), reason, LIMIT_RETRY)
 }
 
+/// A row that is larger than answers may be.
+pub(super) fn row_too_large(key: &str, bytes: usize, max: usize) -> Status {
+    let reason = ErrorReason::LimitReached;
+    let details = info(reason, [("max", max.to_string()), ("used", bytes.to_string())]);
+    let message =
+        format!("the row with the key {} has {bytes} bytes as JSON, and an answer takes {max}: read it from postgres", quoted(key));
+    status(Code::OutOfRange, message, details, reason)
+}
+
 /// The journal failed: accepted or not, nobody knows before the restart (P8).
 pub(super) fn outcome_unknown() -> Status {
     let reason = ErrorReason::OutcomeUnknown;

@@ -19,6 +19,10 @@ pub enum Rpc {
     AwaitTicket,
     /// `Flush`
     Flush,
+    /// `Get`
+    Get,
+    /// `Load`
+    Load,
 }
 
 impl Rpc {
@@ -31,6 +35,8 @@ impl Rpc {
             Self::GetTicket => "GetTicket",
             Self::AwaitTicket => "AwaitTicket",
             Self::Flush => "Flush",
+            Self::Get => "Get",
+            Self::Load => "Load",
         }
     }
 }

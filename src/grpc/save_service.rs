@@ -1,4 +1,4 @@
-//! `SaveService`: the saving calls, Flush and ListCollections.
+//! `SaveService`: the saving calls, Flush and ListCollections; the reading ones are in [`reads`](super::reads) and [`load`].
 
 use std::{
     pin::Pin,
@@ -16,6 +16,7 @@ use super::{
     door::Door,
     errors,
     events::{OpenCall, Rpc},
+    load,
     persisted::{self, Told},
     request_ids::{Call, Claim, Claimed},
     show, stream,
@@ -32,7 +33,7 @@ use crate::{
 
 pub(super) struct SaveService(pub(super) Arc<Door>);
 
-type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl save_service_server::SaveService for SaveService {
@@ -115,14 +116,16 @@ impl save_service_server::SaveService for SaveService {
         Err(errors::not_implemented("SaveService.WatchOutcomes"))
     }
 
-    async fn get(&self, _: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        Err(errors::not_implemented("SaveService.Get"))
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        deadline.wait(self.0.get(request.into_inner(), deadline)).await.map(Response::new)
     }
 
     type LoadStream = Responses<LoadResponse>;
 
-    async fn load(&self, _: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
-        Err(errors::not_implemented("SaveService.Load"))
+    async fn load(&self, request: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
+        let deadline = Deadline::of(&request);
+        deadline.wait(load::open(Arc::clone(&self.0), request.into_inner(), deadline)).await.map(Response::new)
     }
 
     async fn flush(&self, request: Request<FlushRequest>) -> Result<Response<FlushResponse>, Status> {

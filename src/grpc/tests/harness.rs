@@ -19,11 +19,11 @@ use tonic_types::{ErrorInfo, StatusExt};
 use uuid::Uuid;
 
 use crate::{
-    collections::{Catalog, Collections},
+    collections::{Catalog, Collection, Collections},
     failed::{FailedFilter, FailedPage, FailedQuery, FailedRow},
     grpc::{
-        Append, AppendDone, AppendError, Control, Events, FailedStanding, FlushError, Handles, Health, RequestIds, Resume, SettleError,
-        Streams, door::Door, fixtures, save_service::SaveService, serve,
+        Append, AppendDone, AppendError, Control, Events, FailedStanding, FlushError, Handles, Health, LoadPage, LoadQuery, Loading,
+        ReadError, ReadObject, Reads, RequestIds, Resume, SettleError, Streams, door::Door, fixtures, save_service::SaveService, serve,
     },
     limits::Limits,
     outcomes::{Named, Outcome, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
@@ -31,7 +31,7 @@ use crate::{
         self, SaveStreamRequest, SaveStreamResponse, admin_service_client::AdminServiceClient, save::Change,
         save_service_client::SaveServiceClient, save_stream_response::Event,
     },
-    save::{LaneId, Save, Sequence},
+    save::{Key, LaneId, Save, Sequence},
     settings::{GrpcSettings, Settings},
     status::{JournalStatus, LaneState, LaneStatus, StatusSnapshot},
 };
@@ -168,6 +168,38 @@ impl FakeDaemon {
     pub(super) fn settle(&self, sequence: u64, outcome: Result<TicketStatus, Untold>) {
         self.outcomes.lock().expect("no test panics under it").insert(Sequence::from_u64(sequence), outcome);
         self.waiters.settled(Sequence::from_u64(sequence));
+    }
+}
+
+/// Knows one object, and one page without end.
+pub(super) struct FakeReads;
+
+#[tonic::async_trait]
+impl Reads for FakeReads {
+    async fn get(&self, _: &Arc<Collection>, key: &Key, _: Duration) -> Result<ReadObject, ReadError> {
+        match key.parts().next() {
+            Some("1") => Ok(ReadObject { json: Some(b"{\"id\":1}".to_vec()), pending: true, unknown: vec!["name".to_owned()] }),
+            Some("2") => Ok(ReadObject { json: None, pending: false, unknown: Vec::new() }),
+            Some("3") => Ok(ReadObject { json: Some(vec![b' '; 9 << 20]), pending: false, unknown: Vec::new() }),
+            Some("4") => std::future::pending().await,
+            _ => Err(ReadError("it is away".to_owned())),
+        }
+    }
+
+    fn load(&self, query: LoadQuery) -> Box<dyn Loading> {
+        Box::new(FakeLoading(query))
+    }
+}
+
+struct FakeLoading(LoadQuery);
+
+#[tonic::async_trait]
+impl Loading for FakeLoading {
+    async fn next(&mut self) -> Result<Option<LoadPage>, ReadError> {
+        let object = ReadObject { json: Some(vec![b' '; 100_000]), pending: false, unknown: Vec::new() };
+        self.0.after = Some(Key::from_parts(["7"]));
+        let rows_loaded = self.0.rows_max;
+        Ok(Some(LoadPage { objects: vec![(Key::from_parts(["7"]), object)], after: self.0.after.clone(), rows_loaded, rows_estimated: 9 }))
     }
 }
 
@@ -367,6 +399,7 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
     let handles = Handles {
         appender: Arc::<FakeJournal>::clone(&journal),
         control: Arc::<FakeDaemon>::clone(&daemon),
+        reads: Arc::new(FakeReads),
         limits: limits.clone(),
         lanes: Arc::from(["default".to_owned()]),
         tickets: tickets(),
