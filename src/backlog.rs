@@ -19,8 +19,10 @@ use crate::{
 mod cut;
 mod entry;
 mod fold;
+mod row;
 
 pub use entry::{Entry, Guard};
+pub use row::{Shown, Stored, lay};
 
 /// What it takes of the limits to remember a save by its number.
 const SEQUENCE_BYTES: u64 = size_of::<Sequence>() as u64;
@@ -146,7 +148,8 @@ pub struct Retry {
 /// The backlog of one lane: generations that are sealed, oldest first, and the one in the making.
 #[derive(Debug)]
 pub struct Backlog {
-    sealed: VecDeque<Generation>,
+    /// Shared with whoever reads them.
+    sealed: VecDeque<Arc<Generation>>,
     making: Generation,
     generation_objects_max: u64,
     /// By what saves are folded from the next generation on.
@@ -185,10 +188,17 @@ impl Backlog {
         self.footprint.objects = self.footprint.objects + after.objects - before.objects;
         self.saves += 1;
         if after.objects >= self.generation_objects_max && !self.inside_batch {
-            let full = self.start_another();
-            self.sealed.push_back(full);
+            self.cut();
         }
         saved
+    }
+
+    /// Ends the generation in the making here, unless it is empty or inside a batch: it is sealed, and changes no more.
+    pub fn cut(&mut self) {
+        if self.making.saves > 0 && !self.inside_batch {
+            let ended = self.start_another();
+            self.sealed.push_back(Arc::new(ended));
+        }
     }
 
     /// What saves reach has changed. What is folded stays as it is: its [`Generation::reaches`] says by what.
@@ -200,12 +210,11 @@ impl Backlog {
     }
 
     /// Takes out the oldest sealed generation, else the one in the making; `None` when that is empty or inside a batch.
-    pub fn seal(&mut self) -> Option<Generation> {
-        let taken = match self.sealed.pop_front() {
-            Some(oldest) => oldest,
-            None if self.making.saves == 0 || self.inside_batch => return None,
-            None => self.start_another(),
-        };
+    pub fn seal(&mut self) -> Option<Arc<Generation>> {
+        if self.sealed.is_empty() {
+            self.cut();
+        }
+        let taken = self.sealed.pop_front()?;
         self.footprint.bytes -= taken.footprint.bytes;
         self.footprint.objects -= taken.footprint.objects;
         self.saves -= taken.saves;
@@ -215,7 +224,7 @@ impl Backlog {
     /// Where the generation ends that [`Self::seal`] would give.
     pub fn seal_through(&self) -> Option<Sequence> {
         let makes = || (self.making.saves > 0 && !self.inside_batch).then_some(&self.making);
-        self.sealed.front().or_else(makes).map(|generation| generation.through)
+        self.sealed.front().map(Arc::as_ref).or_else(makes).map(|generation| generation.through)
     }
 
     /// An empty backlog moves up: the lane has no save after its last one up to `through`. `false` if something waits.
@@ -227,9 +236,9 @@ impl Backlog {
         moves
     }
 
-    /// Generations that are full and wait.
-    pub fn sealed(&self) -> usize {
-        self.sealed.len()
+    /// Generations that are sealed and wait, oldest first.
+    pub fn sealed(&self) -> impl ExactSizeIterator<Item = &Arc<Generation>> {
+        self.sealed.iter()
     }
 
     /// The generation in the making.
@@ -239,7 +248,7 @@ impl Backlog {
 
     /// Every save of the lane up to here has been taken out.
     pub fn after(&self) -> Sequence {
-        self.sealed.front().unwrap_or(&self.making).after
+        self.oldest().after
     }
 
     /// Every save of the lane up to here has been offered.
@@ -249,7 +258,7 @@ impl Backlog {
 
     /// When the oldest save was accepted.
     pub fn oldest_accepted_at(&self) -> Option<SystemTime> {
-        self.sealed.front().unwrap_or(&self.making).oldest_accepted_at
+        self.oldest().oldest_accepted_at
     }
 
     /// Whether nothing waits.
@@ -274,17 +283,21 @@ impl Backlog {
 
     /// Saves of the generations up to the one that this save is in.
     pub fn saves_up_to(&self, sequence: Sequence) -> u64 {
-        let generations = self.sealed.iter().chain([&self.making]);
+        let generations = self.sealed.iter().map(AsRef::as_ref).chain([&self.making]);
         generations.take_while(|generation| generation.after < sequence).map(|generation| generation.saves).sum()
     }
 
     /// What each collection takes, for metrics.
     pub fn by_collection(&self) -> HashMap<CollectionId, Footprint> {
         let mut sums = HashMap::<_, Footprint>::new();
-        for (id, footprint) in self.sealed.iter().chain([&self.making]).flat_map(Generation::by_collection) {
+        for (id, footprint) in self.sealed.iter().map(Arc::as_ref).chain([&self.making]).flat_map(Generation::by_collection) {
             *sums.entry(id).or_default() += footprint;
         }
         sums
+    }
+
+    fn oldest(&self) -> &Generation {
+        self.sealed.front().map_or(&self.making, Arc::as_ref)
     }
 
     fn start_another(&mut self) -> Generation {

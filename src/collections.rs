@@ -150,6 +150,15 @@ pub struct Collections {
     links: Vec<lanes::Link>,
 }
 
+impl Column {
+    /// Whether Postgres computes it from other columns.
+    pub fn is_generated(&self) -> bool {
+        self.read_only == Some(Self::GENERATED)
+    }
+
+    const GENERATED: &str = "a generated column";
+}
+
 impl Collection {
     /// The column of this name, unless it is gone.
     pub fn column(&self, name: &str) -> Option<(ColumnIndex, &Column)> {

@@ -35,6 +35,7 @@ mod log;
 mod observe;
 mod outcomes;
 mod page;
+mod reads;
 mod recovery;
 mod streams;
 mod target;
@@ -153,6 +154,7 @@ fn handles(core: &Core, settings: &Settings, health: &Health) -> grpc::Handles {
     grpc::Handles {
         appender: Arc::new(core.journal.appender()),
         control: Arc::clone(&core.controls) as Arc<dyn grpc::Control>,
+        reads: Arc::new(core.reads.clone()),
         limits: core.limits.clone(),
         lanes: core.controls.lanes.iter().map(|lane| lane.name().to_string()).collect(),
         tickets: core.controls.tickets.clone(),

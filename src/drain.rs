@@ -12,6 +12,7 @@
 //! becomes a failed save in the transaction that passes it), P7 and P9 (one transaction and one waiting time a lane).
 
 mod acts;
+mod aside;
 mod events;
 mod flush;
 mod handle;
@@ -19,6 +20,7 @@ mod judge;
 mod lane;
 mod lane_backlog;
 mod meet;
+mod pending;
 mod plan;
 mod rebuild;
 mod room;
@@ -32,7 +34,8 @@ pub use events::{Counts, Events};
 pub use flush::NotFlushed;
 pub use handle::LaneHandle;
 pub use lane::{End, Lane, LaneParts, Settle};
-pub use lane_backlog::{BacklogSummary, LaneBacklog};
+pub use lane_backlog::{BacklogSummary, Cursor, LaneBacklog, Pin};
 pub use meet::Ownership;
+pub use pending::{BacklogReader, Pending, PendingError};
 pub use status::{FailedNote, Halt, LaneState, LaneStatus, LastError};
 pub use target::{Log, LogError, Target, What, Work};

@@ -38,6 +38,9 @@ mod failed;
 mod fixtures;
 mod health;
 mod live;
+mod load;
+mod persisted;
+mod reads;
 mod request_ids;
 mod save_service;
 mod show;
@@ -53,6 +56,7 @@ pub use append::{Append, AppendDone, AppendError};
 pub use control::{Control, FailedStanding, FlushError, Resume, SettleError};
 pub use events::{Events, Rpc};
 pub use health::Health;
+pub use reads::{LoadPage, LoadQuery, Loading, ReadError, ReadObject, Reads};
 pub use request_ids::{RememberedId, RequestIds};
 pub use streams::{Remembered, Streams};
 
@@ -63,6 +67,8 @@ pub struct Handles {
     pub appender: Arc<dyn Append>,
     /// The daemon.
     pub control: Arc<dyn Control>,
+    /// Reads objects.
+    pub reads: Arc<dyn Reads>,
     /// Every limit.
     pub limits: Limits,
     /// Names of the lanes, by [`LaneId`](crate::save::LaneId).

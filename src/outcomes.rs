@@ -48,7 +48,21 @@ impl State {
     }
 }
 
-/// Why Postgres would not take a save. Without row data.
+/// What is kept in mind of a save: enough to tell many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How it stands.
+    pub state: State,
+    /// Persisted without effect, as far as that is remembered.
+    pub superseded: bool,
+}
+
+impl Outcome {
+    /// None yet, or none that can be told.
+    pub const PENDING: Self = Self { state: State::Pending, superseded: false };
+}
+
+/// Why Postgres would not take a save: without its detail, which may quote other rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {
     /// The SQLSTATE, if Postgres gave one.

@@ -11,9 +11,9 @@ use deadpool_postgres::{Pool, PoolError, Runtime, Timeouts};
 use uuid::Uuid;
 
 use crate::{
-    collections::Collections,
+    collections::{Collection, Collections},
     failed::{FailedFilter, FailedPage, FailedQuery},
-    save::Sequence,
+    save::{Key, Sequence},
     settings::PostgresSettings,
 };
 
@@ -34,6 +34,7 @@ mod position;
 mod privileges;
 mod quote;
 mod reading;
+mod rows;
 mod schema;
 mod session;
 mod sqlstate;
@@ -51,6 +52,7 @@ pub use failed_saves::{
 pub use failure::Failure;
 pub use lane_rows::{LaneChange, LaneRows, earlier_remedy};
 pub use position::PositionRow;
+pub use rows::{KeyRange, LaneRow, PageSize, Rows, RowsError, StoredRow, TableSize};
 pub use schema::schema_sql;
 pub use session::Server;
 pub use sqlstate::Action;
@@ -217,6 +219,42 @@ impl Postgres {
             Err(failure) if is_missing(&failure) => Ok(Vec::new()),
             forgotten => forgotten,
         }
+    }
+
+    /// The rows of these keys and what belongs to them, as of one moment.
+    ///
+    /// # Errors
+    /// [`RowsError`]
+    pub async fn rows_by_keys(
+        &self,
+        lane: &LaneRow,
+        collection: &Collection,
+        keys: (&[Key], &KeyRange),
+        size: PageSize,
+    ) -> Result<Rows, RowsError> {
+        rows::by_keys(self.reader().await?, &self.session, lane, collection, keys, size).await
+    }
+
+    /// The next rows of a range and what belongs to them, as of one moment.
+    ///
+    /// # Errors
+    /// [`RowsError`]
+    pub async fn rows_by_range(
+        &self,
+        lane: &LaneRow,
+        collection: &Collection,
+        range: &KeyRange,
+        size: PageSize,
+    ) -> Result<Rows, RowsError> {
+        rows::by_range(self.reader().await?, &self.session, lane, collection, range, size).await
+    }
+
+    /// How large a collection's table is.
+    ///
+    /// # Errors
+    /// [`Failure`] of the connection or the statement.
+    pub async fn table_size(&self, collection: &Collection) -> Result<TableSize, Failure> {
+        rows::size(self.reader().await?, &self.session, collection).await
     }
 
     async fn reader(&self) -> Result<Lease, Failure> {

@@ -148,6 +148,13 @@ impl Model {
         }
     }
 
+    /// Does to one row what a fold does.
+    pub(crate) fn lay(&mut self, key: &Key, fold: &Fold) {
+        let rounds = if let Fold::Entries(entries) = fold { entries.len() } else { 1 };
+        let object = Object { fold: fold.clone(), last: Sequence::ZERO, saves: 1, batched: false };
+        (0..rounds).for_each(|round| self.apply_entry(key, &object, round, &mut Vec::new()));
+    }
+
     /// Gives the saves that were superseded.
     pub(crate) fn apply(&mut self, generation: &Generation) -> Vec<Sequence> {
         let mut superseded = Vec::new();

@@ -281,7 +281,7 @@ fn read(table: &CatalogTable, name: &str, settings: &CollectionSettings) -> Resu
             number: column.number,
             not_null: column.not_null,
             read_only: match (column.generated, column.identity) {
-                (true, _) => Some("a generated column"),
+                (true, _) => Some(Column::GENERATED),
                 (false, Identity::Always) => Some("an identity column that is always generated"),
                 _ => None,
             },
@@ -341,7 +341,7 @@ fn read_key(collection: &mut Collection, table: &CatalogTable, settings: &Collec
         if column.key_form.is_none() {
             return Err(format!("the key column {name:?} has type {}, which has no canonical form", column.cast));
         }
-        if column.read_only == Some("a generated column") {
+        if column.is_generated() {
             return Err(format!("the key column {name:?} is generated"));
         }
         collection.key.push(index);

@@ -77,6 +77,19 @@ impl KeyForm {
     }
 }
 
+impl KeyForm {
+    /// A canonical part as Postgres prints its value in JSON.
+    pub fn json(&self, canonical: &str) -> String {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        match self {
+            Self::Int2 | Self::Int4 | Self::Int8 | Self::Bool | Self::Numeric { .. } => canonical.to_owned(),
+            Self::Uuid | Self::Text { .. } | Self::Bytea | Self::Date | Self::Enum { .. } => quoted(canonical),
+            Self::Timestamp => quoted(&canonical.replace(' ', "T")),
+            Self::TimestampTz => quoted(&canonical.replace(' ', "T").replace("+00", "+00:00")),
+        }
+    }
+}
+
 fn refuse<T>(expected: impl Into<String>) -> Result<T, KeyPartError> {
     Err(KeyPartError(expected.into()))
 }

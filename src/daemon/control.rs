@@ -18,7 +18,7 @@ use crate::{
     grpc::{Control, FailedStanding, FlushError, Resume, SettleError},
     journal::Monitor,
     limits::{Limit, Limits},
-    outcomes::{Ticket, TicketStatus, Tickets, Untold, Waiting},
+    outcomes::{Outcome, Ticket, TicketStatus, Tickets, Untold, Waiting},
     postgres::Postgres,
     save::{CollectionId, LaneId, Sequence},
     status::{self, CollectionStatus, JournalStatus, LaneStatus, LimitStatus, StatusSnapshot},
@@ -165,6 +165,15 @@ impl Control for Controls {
 
     async fn ticket(&self, ticket: Ticket) -> Result<TicketStatus, Untold> {
         self.outcomes.status(ticket).await
+    }
+
+    fn outcomes(&self, tickets: &[Ticket]) -> Vec<Outcome> {
+        self.outcomes.of_all(tickets)
+    }
+
+    fn newest(&self, lane: LaneId) -> Ticket {
+        let handle = self.lanes.get(usize::from(lane.0));
+        Ticket { sequence: handle.map(|handle| handle.backlog().through()).unwrap_or_default(), lane }
     }
 
     fn wait(&self, ticket: Ticket) -> Waiting {

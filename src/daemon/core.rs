@@ -26,6 +26,7 @@ use super::{
     layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
     observe::Observer,
     outcomes::{self, Outcomes, Superseded},
+    reads::Reads,
     recovery::{self, Backlogs},
     streams,
 };
@@ -57,6 +58,7 @@ const NOTE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Core {
     pub(super) journal: Running,
     pub(super) controls: Arc<Controls>,
+    pub(super) reads: Reads,
     pub(super) streams: Arc<Streams>,
     pub(super) request_ids: Arc<RequestIds>,
     pub(super) limits: Limits,
@@ -159,9 +161,10 @@ impl Core {
         };
         let mut lanes = JoinSet::new();
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
-        let (handles, owners): (Vec<_>, Vec<_>) = started_lanes.into_iter().unzip();
+        let (handles, owners): (Vec<_>, Vec<_>) = started_lanes.iter().map(|lane| (lane.handle.clone(), lane.owner)).unzip();
         let telling = callbacks.start((settings, opening), last, &failed, (&handles, &owners));
         let outcomes = Outcomes::new(&handles, failed.clone(), (gaps, superseded), collections.clone(), (journal.run(), layout.begins()));
+        let reads = Reads::new(postgres.clone(), collections.clone(), journal_id, settings.postgres.readers, started_lanes);
         let mut attendants = JoinSet::new();
         let asked = callbacks.clone();
         attendants.spawn(failed.clone().forget(settings.failed.closed_kept, move || asked.asked_through()));
@@ -182,6 +185,7 @@ impl Core {
         let core = Self {
             journal,
             controls: Arc::new(controls),
+            reads,
             streams,
             request_ids,
             limits,

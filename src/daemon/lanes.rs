@@ -51,9 +51,18 @@ pub(super) struct LaneMaker<'a> {
     pub(super) run: u64,
 }
 
+/// A lane that was started.
+pub(super) struct Started {
+    pub(super) handle: LaneHandle,
+    /// This start's token.
+    pub(super) owner: Uuid,
+    /// Its part of the journal.
+    pub(super) log: LaneLog,
+}
+
 impl LaneMaker<'_> {
-    /// Starts the lanes of the layout in `tasks`; gives them with their tokens.
-    pub(super) async fn start_all(&self, backlogs: &Backlogs, tasks: &mut JoinSet<End>) -> Result<Vec<(LaneHandle, Uuid)>, LedgerError> {
+    /// Starts the lanes of the layout in `tasks`.
+    pub(super) async fn start_all(&self, backlogs: &Backlogs, tasks: &mut JoinSet<End>) -> Result<Vec<Started>, LedgerError> {
         let mut lanes = Vec::new();
         for ((id, name), backlog) in (0..).map(LaneId).zip(self.layout.lanes.names()).zip(backlogs.iter()) {
             lanes.push(self.start(id, name, backlog.clone(), tasks).await?);
@@ -62,13 +71,7 @@ impl LaneMaker<'_> {
     }
 
     /// Starts the lane of this number in `tasks`, with a token that is durable before anybody sees it.
-    async fn start(
-        &self,
-        id: LaneId,
-        name: &str,
-        backlog: LaneBacklog,
-        tasks: &mut JoinSet<End>,
-    ) -> Result<(LaneHandle, Uuid), LedgerError> {
+    async fn start(&self, id: LaneId, name: &str, backlog: LaneBacklog, tasks: &mut JoinSet<End>) -> Result<Started, LedgerError> {
         let name: Arc<str> = name.into();
         let mut ownership = own(self.ledger, &name, self.take_over).await?;
         let owner = ownership.owner;
@@ -113,13 +116,13 @@ impl LaneMaker<'_> {
                 failed_saves: Arc::clone(&self.limits.failed_saves),
                 log: log.clone(),
             },
-            log,
+            log: log.clone(),
             settle: Box::new(move |lane, position| monitor.settled(lane, position, true)),
             ownership,
         };
         let (lane, handle) = Lane::new(parts);
         tasks.spawn(lane.run());
-        Ok((handle, owner))
+        Ok(Started { handle, owner, log })
     }
 }
 

@@ -124,6 +124,8 @@ fn label(rpc: grpc::Rpc) -> Rpc {
         grpc::Rpc::GetTicket => Rpc::GetTicket,
         grpc::Rpc::AwaitTicket => Rpc::AwaitTicket,
         grpc::Rpc::Flush => Rpc::Flush,
+        grpc::Rpc::Get => Rpc::Get,
+        grpc::Rpc::Load => Rpc::Load,
     }
 }
 

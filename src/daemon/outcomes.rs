@@ -16,7 +16,7 @@ use crate::{
     drain::{LaneHandle, LaneState},
     failed::FailedRow,
     journal::{Ledger, LedgerError},
-    outcomes::{Pace, Reason, Recent, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
+    outcomes::{Outcome, Pace, Reason, Recent, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
     postgres::Written,
     save::Sequence,
 };
@@ -115,6 +115,15 @@ impl Outcomes {
             return Ok(State::Discarded);
         }
         Ok(self.0.failed.outcome(ticket.sequence))
+    }
+
+    /// How saves stand, as far as it can be told.
+    pub(super) fn of_all(&self, tickets: &[Ticket]) -> Vec<Outcome> {
+        let outcome = |&ticket: &Ticket| {
+            let Ok(state) = self.state(ticket) else { return Outcome::PENDING };
+            Outcome { state, superseded: state == State::Persisted && self.0.superseded.holds(ticket.sequence) }
+        };
+        tickets.iter().map(outcome).collect()
     }
 
     /// All that is known of a save.

@@ -12,6 +12,7 @@ use crate::{
 const LEDGER_KEY: &str = "streams";
 /// More are read from the journal again: the ledger is for small things.
 const COUNT_MAX: usize = 10_000;
+const LANDED_MAX: usize = 100_000;
 
 #[derive(Serialize, Deserialize)]
 struct Note {
@@ -27,6 +28,9 @@ pub(super) fn note(ledger: &Ledger, streams: &Streams, request_ids: &RequestIds,
         return Ok(());
     }
     let (streams, request_ids) = (streams.remembered(), request_ids.remembered());
+    if streams.iter().map(Remembered::landed).sum::<usize>() > LANDED_MAX {
+        return Ok(());
+    }
     let note = serde_json::to_vec(&Note { through: through.get(), streams, request_ids }).expect("a note is plain data");
     ledger.put(LEDGER_KEY, &note)
 }

@@ -1,11 +1,12 @@
 //! What a lane does, step by step, and how what came of it is recorded.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     NotFlushed,
+    aside::{DROP_ASIDE_OBJECTS, Droppable, drop_aside},
     judge::{Need, Verdict},
     lane::Lane,
     meet::Meeting,
@@ -20,9 +21,6 @@ use crate::{
     postgres::{Action, ApplyError, Failure, PositionRow, Written},
     save::{Accepted, Sequence},
 };
-
-/// Generations with more objects are dropped away from the runtime's threads: it takes them milliseconds.
-const DROP_ASIDE_OBJECTS: u64 = 10_000;
 
 impl<T: Target, L: Log> Lane<T, L> {
     pub(super) async fn contact(&mut self) {
@@ -87,7 +85,7 @@ impl<T: Target, L: Log> Lane<T, L> {
             }
             Stood::Ahead { from, settled } => {
                 self.events.moved_ahead(from, position);
-                self.drop_aside(settled.hand);
+                drop_aside(settled.hand);
             }
             Stood::Behind { from } => self.events.rewound(from, position),
         }
@@ -100,10 +98,10 @@ impl<T: Target, L: Log> Lane<T, L> {
         self.backlog.know(&reaches);
         if let Some((generation, room)) = self.backlog.seal() {
             let surplus = self.plan.sealed(generation, room, &reaches);
-            self.drop_aside(surplus);
+            drop_aside(surplus);
             // All of it may be in Postgres already: then nothing else will say that it is settled.
             if !self.plan.has_work() {
-                self.backlog.settle();
+                drop_aside(self.backlog.settle(self.plan.position()));
             }
         }
     }
@@ -111,18 +109,21 @@ impl<T: Target, L: Log> Lane<T, L> {
     /// What is in hand has waited for Postgres to come back: it takes along what came meanwhile.
     pub(super) async fn extend(&mut self) {
         let sealed = self.backlog.seal();
-        let Some((mut earlier, later, room)) = self.plan.begin_extension(sealed) else { return };
+        let Some((earlier, later, room)) = self.plan.begin_extension(sealed) else { return };
         let objects = earlier.footprint.objects + later.footprint.objects;
+        let refolding = self.backlog.refold();
         let together = move || {
-            earlier.absorb(later);
-            earlier
+            // The lane alone has them now, but for a read that is looking at them just then.
+            let mut earlier = Arc::unwrap_or_clone(earlier);
+            earlier.absorb(Arc::unwrap_or_clone(later));
+            Arc::new(earlier)
         };
         // Folding many takes longer than a thread of the runtime should be kept.
         let folded = match objects > DROP_ASIDE_OBJECTS {
             true => tokio::task::spawn_blocking(together).await.expect("folding doesn't panic"),
             false => together(),
         };
-        self.backlog.holds(&folded);
+        refolding.done(&folded);
         self.plan.extended(folded, room);
     }
 
@@ -146,6 +147,8 @@ impl<T: Target, L: Log> Lane<T, L> {
         match self.rebuild(after, through, saves_max).await {
             Ok((generation, single)) => {
                 self.events.rebuilt(&generation, began.elapsed());
+                let generation = Arc::new(generation);
+                self.backlog.refolded(&generation);
                 let room = self.backlog.take_anyway(self.plan.room_missing(&generation));
                 self.plan.folded(generation, single, room);
                 Ok(())
@@ -211,7 +214,7 @@ impl<T: Target, L: Log> Lane<T, L> {
                 if !self.target.is_connected() {
                     self.plan.lost();
                 }
-                self.drop_aside(dropped);
+                drop_aside(dropped);
             }
         }
     }
@@ -224,7 +227,7 @@ impl<T: Target, L: Log> Lane<T, L> {
                 let notes: Vec<_> = written.failed.iter().map(|(accepted, why)| FailedNote::new(accepted, why)).collect();
                 notes.iter().for_each(|note| self.events.failed(std::slice::from_ref(note)));
                 self.handle.note_failed(&notes);
-                self.drop_aside(Some(generation));
+                drop_aside(Some(generation));
                 drop(room);
             }
             Some(HandWork::Failed { saves, why }) => {
@@ -239,9 +242,7 @@ impl<T: Target, L: Log> Lane<T, L> {
     /// The position is told to everybody: those who wait, and the journal.
     fn publish(&mut self) {
         let position = self.plan.position();
-        if !self.plan.has_work() {
-            self.backlog.settle();
-        }
+        drop_aside(self.backlog.settle(position));
         (self.settle)(self.id, position);
         self.handle.show_position(position);
     }
@@ -293,23 +294,6 @@ impl<T: Target, L: Log> Lane<T, L> {
         if was_halted {
             self.events.goes_on();
         }
-    }
-
-    fn drop_aside(&self, dropped: Option<impl Droppable>) {
-        if let Some(dropped) = dropped.filter(|dropped| dropped.objects() > DROP_ASIDE_OBJECTS) {
-            drop(tokio::task::spawn_blocking(move || drop(dropped)));
-        }
-    }
-}
-
-/// What may take long to drop.
-trait Droppable: Send + 'static {
-    fn objects(&self) -> u64;
-}
-
-impl Droppable for Generation {
-    fn objects(&self) -> u64 {
-        self.footprint.objects
     }
 }
 

@@ -1,4 +1,4 @@
-//! A lane's backlog as the journal's thread and the lane's task share it.
+//! A lane's backlog as the journal's thread, the lane's task and reads share it.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,20 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::room::{Room, Rooms};
+mod look;
+mod out;
+
+pub use look::{Cursor, Pin};
+
+pub(super) use self::look::Look;
+use self::{
+    look::Kept,
+    out::{Out, Refolding},
+};
+use super::{
+    aside::drop_aside,
+    room::{Room, Rooms},
+};
 use crate::{
     backlog::{Backlog, Footprint, Generation},
     collections::Reaches,
@@ -25,7 +38,11 @@ struct Shared {
     inner: Mutex<Inner>,
     /// The lane's task waits here.
     wake: Notify,
+    /// Reads wait here while generations are folded together.
+    folded: Notify,
     rooms: Rooms,
+    /// `backlog.bytes_max`
+    backlog_bytes: Arc<Limit>,
     /// `drain.generation_objects_max`
     generation_objects: Arc<Limit>,
     /// `journal.bytes_max`
@@ -37,8 +54,12 @@ struct Inner {
     backlog: Backlog,
     /// When the generation in the making got its first save.
     since: Option<Instant>,
-    /// The generation that the lane has taken out and not settled.
-    out: Option<Out>,
+    /// What the lane has taken out and not settled, oldest first.
+    out: Vec<Out>,
+    /// What it has folded again from the journal and not settled: part of the above, or what Postgres has lost.
+    refolded: Option<Arc<Generation>>,
+    /// What is settled and may still be looked for.
+    kept: Kept,
     passed: Passed,
 }
 
@@ -49,20 +70,6 @@ struct Passed {
     through: Sequence,
     bytes: u64,
     since: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Out {
-    saves: u64,
-    oldest_accepted_at: Option<SystemTime>,
-    by_collection: Vec<(CollectionId, Footprint)>,
-}
-
-impl Out {
-    fn of(generation: &Generation) -> Self {
-        let Generation { saves, oldest_accepted_at, .. } = *generation;
-        Self { saves, oldest_accepted_at, by_collection: generation.by_collection().collect() }
-    }
 }
 
 /// What waits for Postgres, the generation that is being applied included.
@@ -107,16 +114,27 @@ const MOVE_INTERVAL: Duration = Duration::from_secs(10);
 /// And at once when so much has passed, or this part of `journal.bytes_max`, to which it counts as long as the lane stays.
 const MOVE_BYTES: u64 = 8 << 20;
 const MOVE_PART: u64 = 8;
+/// What is kept for reads under way is this part of `backlog.bytes_max`; beyond it they read the journal.
+const KEPT_PART: u64 = 8;
 
 impl LaneBacklog {
     /// The backlog of a lane whose saves up to `after` are in Postgres, as far as the journal knows.
     pub fn new(generation_objects_max: u64, after: Sequence, reaches: Arc<Reaches>, limits: &Limits) -> Self {
         let passed = Passed { through: after, bytes: 0, since: None };
-        let inner = Inner { backlog: Backlog::new(generation_objects_max, after, reaches), since: None, out: None, passed };
+        let inner = Inner {
+            backlog: Backlog::new(generation_objects_max, after, reaches),
+            since: None,
+            out: Vec::new(),
+            refolded: None,
+            kept: Kept::default(),
+            passed,
+        };
         let shared = Shared {
             inner: Mutex::new(inner),
             wake: Notify::new(),
+            folded: Notify::new(),
             rooms: Rooms::new(limits),
+            backlog_bytes: Arc::clone(&limits.backlog_bytes),
             generation_objects: Arc::clone(&limits.generation_objects),
             journal_bytes: Arc::clone(&limits.journal_bytes),
         };
@@ -128,12 +146,12 @@ impl LaneBacklog {
     pub fn offer(&self, group: Vec<Accepted>) {
         let mut saved = Footprint::default();
         let mut inner = self.lock();
-        let (was_empty, was_full) = (inner.since.is_none(), inner.backlog.sealed());
+        let (was_empty, was_full) = (inner.since.is_none(), inner.backlog.sealed().len());
         for accepted in group {
             saved += inner.backlog.offer(accepted);
         }
         (inner.passed.bytes, inner.passed.since) = (0, None);
-        let filled = inner.backlog.sealed() > was_full;
+        let filled = inner.backlog.sealed().len() > was_full;
         if was_empty || filled {
             inner.since = (inner.backlog.making().saves > 0).then(Instant::now);
         }
@@ -188,11 +206,11 @@ impl LaneBacklog {
             footprint: Footprint { bytes: backlog.bytes(), objects: backlog.objects() },
             saves: backlog.saves(),
             oldest_accepted_at: backlog.oldest_accepted_at(),
-            sealed: backlog.sealed(),
+            sealed: backlog.sealed().len(),
             making_objects: backlog.making().footprint.objects,
             through: backlog.through(),
         };
-        if let Some(out) = &inner.out {
+        for out in inner.out.iter().rev() {
             summary.saves += out.saves;
             summary.oldest_accepted_at = out.oldest_accepted_at.or(summary.oldest_accepted_at);
             summary.footprint = out.by_collection.iter().fold(summary.footprint, |sum, (_, part)| sum + *part);
@@ -203,7 +221,14 @@ impl LaneBacklog {
     /// How many saves are written before this one or together with it, itself included.
     pub fn saves_up_to(&self, sequence: Sequence) -> u64 {
         let inner = self.lock();
-        inner.out.as_ref().map_or(0, |out| out.saves) + inner.backlog.saves_up_to(sequence)
+        let mut ahead = 0;
+        for out in &inner.out {
+            ahead += out.saves;
+            if sequence <= out.through {
+                return ahead;
+            }
+        }
+        ahead + inner.backlog.saves_up_to(sequence)
     }
 
     /// What waits of each collection.
@@ -228,7 +253,7 @@ impl LaneBacklog {
         let wait = if bytes >= self.pass_bytes_max() { Duration::ZERO } else { MOVE_INTERVAL };
         let moves_up = since.filter(|_| behind).map(|since| since + wait);
         let objects = inner.backlog.making().footprint.objects;
-        View { full: inner.backlog.sealed() > 0, objects, since: inner.since, moves_up }
+        View { full: inner.backlog.sealed().len() > 0, objects, since: inner.since, moves_up }
     }
 
     /// From the next generation on saves are folded by these.
@@ -239,33 +264,48 @@ impl LaneBacklog {
     /// Moves up to the last save of any lane, if nothing waits: where the next generation begins.
     pub(super) fn move_up(&self) -> Option<Sequence> {
         let mut inner = self.lock();
-        let through = inner.passed.through;
+        let (after, through) = (inner.backlog.after(), inner.passed.through);
         (inner.passed.bytes, inner.passed.since) = (0, None);
-        inner.backlog.move_up(through).then_some(through)
+        let moves = inner.backlog.move_up(through);
+        if moves {
+            // For reads: between the position and the backlog there is nothing, and nothing is missing.
+            inner.refolded = Some(Arc::new(Generation { through, ..Generation::empty(after, Arc::default()) }));
+        }
+        moves.then_some(through)
     }
 
     /// Takes the oldest generation out, with the room that it holds.
-    pub(super) fn seal(&self) -> Option<(Generation, Room)> {
+    pub(super) fn seal(&self) -> Option<(Arc<Generation>, Room)> {
         let mut inner = self.lock();
         let generation = inner.backlog.seal()?;
         if inner.backlog.making().saves == 0 {
             inner.since = None;
         }
-        inner.out = Some(Out::of(&generation));
+        inner.out.push(Out::of(&generation));
         self.0.generation_objects.saw(generation.footprint.objects);
         let room = self.0.rooms.adopt(generation.footprint);
         Some((generation, room))
     }
 
-    /// What was taken out became this one.
-    pub(super) fn holds(&self, generation: &Generation) {
-        let out = Some(Out::of(generation));
-        self.lock().out = out;
+    /// What was taken out is given to the lane alone, to be folded together.
+    pub(super) fn refold(&self) -> Refolding {
+        Refolding::begin(self)
     }
 
-    /// What was taken out is in Postgres.
-    pub(super) fn settle(&self) {
-        self.lock().out = None;
+    /// This was folded from the journal and is applied next.
+    pub(super) fn refolded(&self, generation: &Arc<Generation>) {
+        let before = self.lock().refolded.replace(Arc::clone(generation));
+        drop_aside(before);
+    }
+
+    /// What was taken out up to here is in Postgres: returns what nobody looks for any more.
+    pub(super) fn settle(&self, position: Sequence) -> Vec<Arc<Generation>> {
+        let bytes_max = self.0.backlog_bytes.max() / KEPT_PART;
+        let mut inner = self.lock();
+        let mut settled: Vec<_> = inner.refolded.take_if(|refolded| refolded.through <= position).into_iter().collect();
+        let over = inner.out.iter().take_while(|out| out.through <= position).count();
+        settled.extend(inner.out.drain(..over).filter_map(|out| out.generation));
+        inner.kept.keep(settled, bytes_max)
     }
 
     /// Room for a generation that was folded from the journal and is larger than the one it replaces.

@@ -143,7 +143,7 @@ pub(super) struct Hand {
 #[derive(Debug)]
 pub(super) enum HandWork {
     Generation {
-        generation: Generation,
+        generation: Arc<Generation>,
         /// One save or one batch: it can't be halved.
         single: bool,
         /// What it takes of the limits beyond what the bounds hold.

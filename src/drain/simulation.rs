@@ -21,6 +21,7 @@ use crate::{
 mod acts;
 mod idle;
 mod journal;
+mod reads;
 mod refusals;
 mod server;
 mod world;
@@ -108,7 +109,9 @@ async fn story(seed: u64, done: &mut Vec<Counts>) {
     for _ in 0..world.chance().u32(1..5) {
         let window = Duration::from_millis(world.chance().u64(0..3) * 100);
         let life = Life::start(&world, window, hint);
+        let reading = reads::Reading::begin(&world, &life);
         acts::under_fire(&world, &life).await;
+        reading.end().await;
         let handle = life.handle.clone();
         if world.chance().bool() {
             life.task.abort();

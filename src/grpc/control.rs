@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::{
     collections::Collections,
     failed::{FailedFilter, FailedPage, FailedQuery},
-    outcomes::{Ticket, TicketStatus, Untold, Waiting},
+    outcomes::{Outcome, Ticket, TicketStatus, Untold, Waiting},
     save::{LaneId, Sequence},
     status::StatusSnapshot,
 };
@@ -74,8 +74,14 @@ pub trait Control: Send + Sync + 'static {
     /// It can't be told now, and why.
     async fn ticket(&self, ticket: Ticket) -> Result<TicketStatus, Untold>;
 
-    /// Waits for the outcome of a save, and ends its lane's window. To be asked for before [`Self::ticket`], so that nothing is
-    /// missed; and asked again afterwards: Postgres may have gone back in time.
+    /// What became of saves, from what is kept in mind: cheap for many. What can't be told yet counts as pending.
+    fn outcomes(&self, tickets: &[Ticket]) -> Vec<Outcome>;
+
+    /// A lane's newest save: once it has its outcome, every save that the lane was given before this call has.
+    fn newest(&self, lane: LaneId) -> Ticket;
+
+    /// Waits for the outcome of a save, and ends its lane's window. To be asked for before [`Self::ticket`] or [`Self::outcomes`],
+    /// so that nothing is missed; and asked again afterwards: Postgres may have gone back in time.
     fn wait(&self, ticket: Ticket) -> Waiting;
 
     /// How the daemon stands.

@@ -38,6 +38,11 @@ impl Deadline {
         self.0.unwrap_or_else(|| Instant::now() + longest)
     }
 
+    /// How long a part of the call may take that leaves time to go on without it.
+    pub(super) fn patience(self, max: Duration) -> Duration {
+        self.0.map_or(max, |at| (at.saturating_duration_since(Instant::now()) * 3 / 4).min(max))
+    }
+
     /// Waits at most until the deadline.
     pub(super) async fn wait<T>(self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         match self.0 {

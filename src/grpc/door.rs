@@ -14,6 +14,7 @@ use super::{
     errors,
     events::Events,
     health::{Health, Phase},
+    reads::Reads,
     request_ids::{Call, Claimed, RequestIds},
     streams::Streams,
     validate::{Findings, Path, Rules, validate},
@@ -31,6 +32,7 @@ pub(super) struct Door {
     pub(super) appender: Arc<dyn Append>,
     pub(super) control: Arc<dyn Control>,
     pub(super) catalog: Catalog,
+    pub(super) reads: Arc<dyn Reads>,
     pub(super) limits: Limits,
     pub(super) lanes: Arc<[String]>,
     pub(super) tickets: Tickets,
@@ -45,9 +47,9 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(handles: Handles, stop: CancellationToken) -> Arc<Self> {
-        let Handles { appender, control, limits, lanes, tickets, endpoints, streams, request_ids, health, events } = handles;
+        let Handles { appender, control, reads, limits, lanes, tickets, endpoints, streams, request_ids, health, events } = handles;
         let catalog = Catalog::new(Arc::clone(&control));
-        Arc::new(Self { appender, control, catalog, limits, lanes, tickets, endpoints, streams, request_ids, health, events, stop })
+        Arc::new(Self { appender, control, catalog, reads, limits, lanes, tickets, endpoints, streams, request_ids, health, events, stop })
     }
 
     /// Refuses saves before the recovery is over. During a stop they are still taken: the journal is, as long as calls are.
@@ -55,11 +57,11 @@ impl Door {
         if self.health.phase() == Phase::Starting { Err(errors::starting()) } else { Ok(()) }
     }
 
-    /// PERSISTED has to wait; a number that is none is a client of another version.
-    pub(super) fn check_durability(durability: i32) -> Result<(), Status> {
+    /// Whether the answer waits for the outcome. A number that is none is a client of another version.
+    pub(super) fn is_persisted(durability: i32) -> Result<bool, Status> {
         match Durability::try_from(durability) {
-            Ok(Durability::Unspecified | Durability::Synced) => Ok(()),
-            Ok(Durability::Persisted) => Err(errors::not_implemented("durability PERSISTED")),
+            Ok(Durability::Unspecified | Durability::Synced) => Ok(false),
+            Ok(Durability::Persisted) => Ok(true),
             Err(_) => Err(errors::invalid_request("durability", format!("is {durability}, which this version doesn't know"))),
         }
     }
@@ -74,6 +76,11 @@ impl Door {
             return Err(errors::invalid_request("callback", format!("names no endpoint: {there_are}")));
         }
         Ok(Some(Arc::new(Callback { endpoint: endpoint.into(), request_id: request_id.into() })))
+    }
+
+    /// Why a stream was ended from this side.
+    pub(super) fn why_ended(&self) -> Status {
+        if self.stop.is_cancelled() { errors::stopping() } else { errors::taken_over() }
     }
 
     /// Refuses request ids that are too long to be kept.

@@ -13,7 +13,10 @@ use tonic::{
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{append::AppendError, validate::quoted, violations::Violations};
-use crate::{limits::LimitReached, proto::ErrorReason};
+use crate::{
+    limits::LimitReached,
+    proto::{ErrorReason, Failure},
+};
 
 const DOMAIN: &str = "forebay.dev";
 /// For Node, PHP and shell: the reason without decoding `grpc-status-details-bin`.
@@ -124,6 +127,15 @@ pub(super) fn postgres_unavailable(why: String) -> Status {
     retryable(Code::Unavailable, format!("postgres can't be asked: {why}"), info(reason, []), reason, LIMIT_RETRY)
 }
 
+/// A row that is larger than answers may be.
+pub(super) fn row_too_large(key: &str, bytes: usize, max: usize) -> Status {
+    let reason = ErrorReason::LimitReached;
+    let details = info(reason, [("max", max.to_string()), ("used", bytes.to_string())]);
+    let message =
+        format!("the row with the key {} has {bytes} bytes as JSON, and an answer takes {max}: read it from postgres", quoted(key));
+    status(Code::OutOfRange, message, details, reason)
+}
+
 /// The journal failed: accepted or not, nobody knows before the restart (P8).
 pub(super) fn outcome_unknown() -> Status {
     let reason = ErrorReason::OutcomeUnknown;
@@ -153,6 +165,16 @@ pub(super) fn overtaken() -> Status {
     let message =
         "this save was refused or never sent, and later saves of its stream were accepted: send it with a new offset if it still counts";
     status(Code::FailedPrecondition, message, info(reason, []), reason)
+}
+
+/// A save that was accepted, and that Postgres would not take.
+pub(super) fn save_failed(ticket: String, failure: Failure) -> Status {
+    /// Errors travel in headers, which clients bound; GetTicket tells all of it.
+    const MESSAGE_CHARS_MAX: usize = 500;
+    let reason = ErrorReason::SaveFailed;
+    let Failure { sqlstate, constraint, message } = failure;
+    let details = info(reason, [("ticket", ticket), ("sqlstate", sqlstate), ("constraint", constraint)]);
+    status(Code::FailedPrecondition, message.chars().take(MESSAGE_CHARS_MAX).collect::<String>(), details, reason)
 }
 
 /// What stands in the way of a flush.

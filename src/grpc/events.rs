@@ -19,6 +19,10 @@ pub enum Rpc {
     AwaitTicket,
     /// `Flush`
     Flush,
+    /// `Get`
+    Get,
+    /// `Load`
+    Load,
 }
 
 impl Rpc {
@@ -31,6 +35,8 @@ impl Rpc {
             Self::GetTicket => "GetTicket",
             Self::AwaitTicket => "AwaitTicket",
             Self::Flush => "Flush",
+            Self::Get => "Get",
+            Self::Load => "Load",
         }
     }
 }
@@ -45,7 +51,7 @@ pub trait Events: Send + Sync + 'static {
     fn saves_refused(&self, _collection: Option<CollectionId>, _reason: &'static str, _count: u64) {}
     /// So many saves of a resumed stream had been accepted before.
     fn saves_deduplicated(&self, _collection: CollectionId, _count: u64) {}
-    /// From the start of a call (of a stream: from the append) to its acknowledgement.
+    /// From the start of a call (of a stream: from the append) to its acknowledgement; if that waits for the outcome, to the sync.
     fn acknowledged(&self, _rpc: Rpc, _after: Duration) {}
     /// A call has begun.
     fn call_started(&self, _rpc: Rpc) {}

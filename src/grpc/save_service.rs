@@ -1,4 +1,4 @@
-//! `SaveService`: the saving calls, Flush and ListCollections.
+//! `SaveService`: the saving calls, Flush and ListCollections; the reading ones are in [`reads`](super::reads) and [`load`].
 
 use std::{
     pin::Pin,
@@ -16,6 +16,8 @@ use super::{
     door::Door,
     errors,
     events::{OpenCall, Rpc},
+    load,
+    persisted::{self, Told},
     request_ids::{Call, Claim, Claimed},
     show, stream,
     validate::{Findings, Path, validate},
@@ -23,57 +25,62 @@ use super::{
 };
 use crate::{
     collections::Collections,
+    limits::Permit,
+    outcomes::Ticket,
     proto::{self, *},
     save::{Callback, LaneId, Sequence},
 };
 
 pub(super) struct SaveService(pub(super) Arc<Door>);
 
-type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl save_service_server::SaveService for SaveService {
     async fn save(&self, request: Request<SaveRequest>) -> Result<Response<SaveResponse>, Status> {
         let deadline = Deadline::of(&request);
         let request = request.into_inner();
+        let _call = OpenCall::begin(&self.0.events, Rpc::Save);
         let work = async {
             self.0.check_message(&request, 1)?;
             let SaveRequest { save, durability, request_id, callback } = request;
-            Door::check_durability(durability)?;
+            let persisted = Door::is_persisted(durability)?;
             let callback = self.0.callback(&callback, &request_id)?;
             let Some(save) = save else { return Err(errors::invalid_request("save", "is missing")) };
-            let kind = Kind { rpc: Rpc::Save, saves: Saves::One, callback };
             let saves = [save];
-            let accepted = self.0.accept_once(&saves, kind, request_id, deadline).await?;
+            let (kind, callback, request_id) = (Saves::One, callback.as_ref(), &*request_id);
+            let accepted =
+                self.0.accept_once(Asked { rpc: Rpc::Save, saves: &saves, kind, request_id, callback, persisted, deadline }).await?;
             let [save] = saves;
             Ok((save.collection, accepted))
         };
         let (collection, accepted) = deadline.wait(work).await?;
-        let Accepted { first, deduplicated } = accepted;
-        let ticket = self.0.ticket(&collection, first);
-        Ok(Response::new(SaveResponse { ticket, state: TicketState::Pending.into(), deduplicated, superseded: false }))
+        let ticket = self.0.ticket_of(&collection, accepted.first);
+        let mut told = self.0.told_if_waiting(&accepted, &[ticket], deadline).await;
+        let told = told.pop().expect("one for each ticket");
+        Ok(Response::new(told.response(self.0.tickets.show(ticket), accepted.deduplicated)?))
     }
 
     async fn save_batch(&self, request: Request<SaveBatchRequest>) -> Result<Response<SaveBatchResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let request = request.into_inner();
+        let SaveBatchRequest { durability, ref callback, atomic, ref saves, ref request_id } = *request.get_ref();
+        let _call = OpenCall::begin(&self.0.events, Rpc::SaveBatch);
         let work = async {
-            Door::check_durability(request.durability)?;
-            let callback = self.0.callback(&request.callback, &request.request_id)?;
-            self.0.check_message(&request, request.saves.len())?;
-            if request.saves.is_empty() {
+            let persisted = Door::is_persisted(durability)?;
+            let callback = self.0.callback(callback, request_id)?;
+            self.0.check_message(request.get_ref(), saves.len())?;
+            if saves.is_empty() {
                 return Err(errors::invalid_request("saves", "is empty"));
             }
-            let saves = if request.atomic { Saves::Atomic } else { Saves::Many };
-            let kind = Kind { rpc: Rpc::SaveBatch, saves, callback };
-            self.0.accept_once(&request.saves, kind, request.request_id.clone(), deadline).await
+            let (kind, callback) = (if atomic { Saves::Atomic } else { Saves::Many }, callback.as_ref());
+            self.0.accept_once(Asked { rpc: Rpc::SaveBatch, saves, kind, request_id, callback, persisted, deadline }).await
         };
-        let Accepted { first, deduplicated } = deadline.wait(work).await?;
-        let results = (0..).zip(&request.saves).map(|(n, save)| {
-            let ticket = self.0.ticket(&save.collection, first.plus(n));
-            SaveResult { ticket, state: TicketState::Pending.into(), ..Default::default() }
-        });
-        Ok(Response::new(SaveBatchResponse { results: results.collect(), deduplicated }))
+        let accepted = deadline.wait(work).await?;
+        let numbered = (0..).zip(saves);
+        let tickets: Vec<_> = numbered.map(|(n, save)| self.0.ticket_of(&save.collection, accepted.first.plus(n))).collect();
+        let told = self.0.told_if_waiting(&accepted, &tickets, deadline).await;
+        let results = tickets.into_iter().zip(told).map(|(ticket, told)| told.result(self.0.tickets.show(ticket)));
+        Ok(Response::new(SaveBatchResponse { results: results.collect(), deduplicated: accepted.deduplicated }))
     }
 
     type SaveStreamStream = stream::Answers;
@@ -110,14 +117,16 @@ impl save_service_server::SaveService for SaveService {
         Err(errors::not_implemented("SaveService.WatchOutcomes"))
     }
 
-    async fn get(&self, _: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        Err(errors::not_implemented("SaveService.Get"))
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        deadline.wait(self.0.get(request.into_inner(), deadline)).await.map(Response::new)
     }
 
     type LoadStream = Responses<LoadResponse>;
 
-    async fn load(&self, _: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
-        Err(errors::not_implemented("SaveService.Load"))
+    async fn load(&self, request: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
+        let deadline = Deadline::of(&request);
+        deadline.wait(load::open(Arc::clone(&self.0), request.into_inner(), deadline)).await.map(Response::new)
     }
 
     async fn flush(&self, request: Request<FlushRequest>) -> Result<Response<FlushResponse>, Status> {
@@ -149,11 +158,19 @@ enum Saves {
     Atomic,
 }
 
-/// What a unary call says of all its saves.
-struct Kind {
+/// What a unary call asks for.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
     rpc: Rpc,
-    saves: Saves,
-    callback: Option<Arc<Callback>>,
+    saves: &'a [proto::Save],
+    kind: Saves,
+    /// May be empty.
+    request_id: &'a str,
+    /// Who is told the outcomes.
+    callback: Option<&'a Arc<Callback>>,
+    /// The answer waits for the outcome.
+    persisted: bool,
+    deadline: Deadline,
 }
 
 /// What became of the saves of a unary call.
@@ -162,23 +179,27 @@ struct Accepted {
     first: Sequence,
     /// An earlier call with the same request id had them accepted.
     deduplicated: bool,
+    /// Room to wait in, if the answer waits for the outcome.
+    waits: Option<Permit>,
 }
 
 impl Door {
     /// Accepts the saves of a unary call, all or none, unless its request id says that they were.
-    async fn accept_once(&self, saves: &[proto::Save], kind: Kind, request_id: String, deadline: Deadline) -> Result<Accepted, Status> {
-        let _call = OpenCall::begin(&self.events, kind.rpc);
+    async fn accept_once(&self, asked: Asked<'_>) -> Result<Accepted, Status> {
+        let Asked { saves, kind, request_id, .. } = asked;
         self.check_phase()?;
-        Self::check_request_id(&request_id)?;
+        Self::check_request_id(request_id)?;
+        // Before anything is accepted. The room of calls in flight is given back with the acceptance: who waits takes none of it.
+        let waits = asked.persisted.then(|| self.limits.awaiting_calls.permit(1)).transpose().map_err(errors::limit_reached)?;
         let _permit = self.limits.calls_in_flight.permit(1).map_err(errors::limit_reached)?;
         let now = SystemTime::now();
         let claim = match request_id.is_empty() {
             true => None,
-            false => match self.claim(Call::new(&request_id, kind.saves as u8, saves), now).await? {
-                Claimed::Fresh(claim) => Some((claim, request_id)),
+            false => match self.claim(Call::new(request_id, kind as u8, saves), now).await? {
+                Claimed::Fresh(claim) => Some(claim),
                 Claimed::Repeated(first) => {
                     self.tell_deduplicated(saves);
-                    return Ok(Accepted { first, deduplicated: true });
+                    return Ok(Accepted { first, deduplicated: true, waits });
                 }
                 Claimed::Reused => {
                     self.tell_refused(saves, ErrorReason::RequestIdReused, &self.catalog.now());
@@ -186,8 +207,16 @@ impl Door {
                 }
             },
         };
-        let first = self.accept(saves, kind, claim, now, deadline).await?;
-        Ok(Accepted { first, deduplicated: false })
+        let first = self.accept(asked, claim, now).await?;
+        Ok(Accepted { first, deduplicated: false, waits })
+    }
+
+    /// What the caller is told of the saves: their outcomes, if it waits for them.
+    async fn told_if_waiting(&self, accepted: &Accepted, tickets: &[Ticket], deadline: Deadline) -> Vec<Told> {
+        match accepted.waits {
+            Some(_) => self.told_by(tickets, deadline).await,
+            None => vec![Told::PENDING; tickets.len()],
+        }
     }
 
     fn tell_deduplicated(&self, saves: &[proto::Save]) {
@@ -200,53 +229,46 @@ impl Door {
     }
 
     /// Accepts saves, all or none; gives the sequence of the first.
-    async fn accept(
-        &self,
-        saves: &[proto::Save],
-        kind: Kind,
-        claim: Option<(Claim, String)>,
-        now: SystemTime,
-        deadline: Deadline,
-    ) -> Result<Sequence, Status> {
+    async fn accept(&self, asked: Asked<'_>, claim: Option<Claim>, now: SystemTime) -> Result<Sequence, Status> {
         let began = Instant::now();
         let mut collections = self.catalog.now();
-        let mut checked = self.check_all(saves, &kind, &collections, now);
+        let mut checked = self.check_all(asked, &collections, now);
         if checked.as_ref().is_err_and(|findings| findings.unknown_name) {
             collections = self.catalog.read_again().await;
-            checked = self.check_all(saves, &kind, &collections, now);
+            checked = self.check_all(asked, &collections, now);
         }
-        let mut checked = checked.map_err(|findings| self.refusal(findings, saves, &collections))?;
-        deadline.not_passed()?;
-        let claim = claim.map(|(claim, id)| {
-            checked[0].request_id = Some(claim.noted(id).into());
-            claim
-        });
+        let mut checked = checked.map_err(|findings| self.refusal(findings, asked.saves, &collections))?;
+        asked.deadline.not_passed()?;
+        if let Some(claim) = &claim {
+            checked[0].request_id = Some(claim.noted(asked.request_id.to_owned()).into());
+        }
         let first = admission::accept(&self.appender, &self.limits, &self.events, &collections, checked, claim).await?;
-        self.events.acknowledged(kind.rpc, began.elapsed());
+        self.events.acknowledged(asked.rpc, began.elapsed());
         Ok(first)
     }
 
-    fn check_all(
-        &self,
-        saves: &[proto::Save],
-        kind: &Kind,
-        collections: &Collections,
-        now: SystemTime,
-    ) -> Result<Vec<crate::save::Save>, Findings> {
+    fn check_all(&self, asked: Asked<'_>, collections: &Collections, now: SystemTime) -> Result<Vec<crate::save::Save>, Findings> {
+        let Asked { saves, kind, callback, .. } = asked;
+        let mut needs_id = asked.persisted && asked.request_id.is_empty();
         let mut findings = Findings::default();
         let rules = self.rules(collections);
         let mut checked = Vec::with_capacity(saves.len());
         for (n, save) in saves.iter().enumerate() {
-            let path = if kind.saves == Saves::One { Path::Save } else { Path::Nth(n) };
+            let path = if kind == Saves::One { Path::Save } else { Path::Nth(n) };
             let Some(mut save) = validate(save, path, &rules, now, &mut findings) else { continue };
-            if kind.saves == Saves::Atomic {
+            if needs_id && persisted::counts_twice(&save) {
+                needs_id = false;
+                findings.violations.push(format_args!("request_id"), || persisted::needs_id(path, "one for the call"));
+                continue;
+            }
+            if kind == Saves::Atomic {
                 save.batch_left = u32::try_from(saves.len() - 1 - n).expect("a batch is bounded");
                 if let Some(lane) = checked.first().map(|first: &crate::save::Save| first.lane).filter(|&lane| lane != save.lane) {
                     findings.violations.push(format_args!("{path}.collection"), || self.other_lane(save.lane, lane));
                     continue;
                 }
             }
-            save.callback.clone_from(&kind.callback);
+            save.callback = callback.cloned();
             checked.push(save);
         }
         if checked.len() == saves.len() { Ok(checked) } else { Err(findings) }

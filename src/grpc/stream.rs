@@ -5,11 +5,13 @@
 //! acknowledgements isn't read from either (P7), nothing is spawned that could outlive the call, and a dropped call stops
 //! reading while what is in the journal's inbox goes on.
 //!
-//! Consecutive saves that are accepted together are a [`Run`]: one append, one answer, whatever their number.
+//! Consecutive saves that are accepted together are a [`Run`]: one append, one answer, whatever their number. With durability
+//! PERSISTED the run whose turn it is waits for its outcome; what it waits for, those after it need not.
 
 use std::{
     collections::VecDeque,
     future::Future,
+    iter, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -18,8 +20,10 @@ use std::{
 
 use futures_util::Stream;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use self::awaited::{Awaited, Settled, Settling};
 use super::{
     append::AppendError,
     door::Door,
@@ -32,8 +36,10 @@ use crate::{
     proto::{SaveStreamRequest, SaveStreamResponse, StreamAcknowledged, StreamOpened, StreamRefused, save_stream_response::Event},
 };
 
+mod awaited;
 mod gather;
 mod reader;
+mod unanswered;
 
 /// Consecutive offsets that share their answer.
 struct Run {
@@ -57,6 +63,14 @@ enum Outcome {
     },
     /// Accepted before the stream was resumed.
     Known,
+    /// Accepted; to be acknowledged with the outcome.
+    Awaited(Awaited),
+    /// The same, once it is its turn.
+    Settling(Settling),
+    /// It has its outcome.
+    Settled(Settled),
+    /// Nobody waits for its outcome any more: the stream ends here, and the client sends again what has no answer.
+    Ended,
     /// Not accepted; the stream goes on.
     Refused(Status),
     /// Not acknowledged, and nothing after it will be: the stream ends here, and the client sends again what has no answer.
@@ -68,7 +82,8 @@ pub(super) fn open(door: Arc<Door>, requests: Streaming<SaveStreamRequest>, perm
     let call = OpenCall::begin(&door.events, Rpc::SaveStream);
     let (tell, runs) = mpsc::unbounded_channel();
     let window = Arc::new(Semaphore::new(door.unacknowledged_max()));
-    let reader = reader::Reader::new(Arc::clone(&door), requests, tell, Arc::clone(&window));
+    let ended = door.stop.child_token();
+    let reader = reader::Reader::new(Arc::clone(&door), requests, tell, Arc::clone(&window), ended.clone());
     let reading: Reading = Box::pin(reader.run());
     Answers {
         door,
@@ -77,6 +92,7 @@ pub(super) fn open(door: Arc<Door>, requests: Streaming<SaveStreamRequest>, perm
         runs,
         order: Order::default(),
         window,
+        ended,
         refusing: None,
         _permit: permit,
         _call: call,
@@ -97,6 +113,8 @@ pub(super) struct Answers {
     order: Order,
     /// `grpc.stream_unacknowledged_max`: the reading half takes, an answer gives back.
     window: Arc<Semaphore>,
+    /// Cancelled when the daemon stops or a newer call takes the stream over: nothing is waited for any more.
+    ended: CancellationToken,
     /// A refused run that is being told, save by save.
     refusing: Option<Run>,
     _permit: Permit,
@@ -121,11 +139,11 @@ impl Stream for Answers {
                 Poll::Pending => break false,
             }
         };
-        match this.next_event() {
+        match this.next_event(cx) {
             Some(Ok(event)) => Poll::Ready(Some(Ok(SaveStreamResponse { event: Some(event) }))),
-            Some(Err(broken)) => Poll::Ready(Some(Err(this.broken(broken)))),
-            // Every run is told, even by being dropped: nothing is left.
-            None if all_told => Poll::Ready(std::mem::replace(&mut this.verdict, Ok(())).err().map(Err)),
+            Some(Err(status)) => Poll::Ready(Some(Err(this.end(status)))),
+            // Every run is told, even by being dropped: nothing is left, unless one waits for its outcome.
+            None if all_told && this.order.is_empty() => Poll::Ready(mem::replace(&mut this.verdict, Ok(())).err().map(Err)),
             None => Poll::Pending,
         }
     }
@@ -133,46 +151,57 @@ impl Stream for Answers {
 
 impl Answers {
     /// The next answer that is due: as many acknowledgements as are ready become one.
-    fn next_event(&mut self) -> Option<Result<Event, AppendError>> {
+    fn next_event(&mut self, cx: &mut Context<'_>) -> Option<Result<Event, Status>> {
         if let Some(event) = self.next_refusal() {
             return Some(Ok(event));
         }
         let mut acknowledged: Option<StreamAcknowledged> = None;
         while let Some(run) = self.order.due() {
-            let told = match &run.outcome {
-                Outcome::Accepted { .. } | Outcome::Known => {
-                    let run = self.order.take();
-                    self.acknowledge(run, acknowledged.get_or_insert_default());
-                    continue;
-                }
+            run.settle(cx, &self.door, &self.ended);
+            match &mut run.outcome {
+                Outcome::Awaited(_) | Outcome::Settling(_) => break,
+                Outcome::Accepted { .. } | Outcome::Known => {}
+                Outcome::Settled(settled) if settled.failed.is_empty() => {}
                 // What is due before it is told first.
                 _ if acknowledged.is_some() => break,
-                Outcome::Broken(error) => Err(*error),
-                Outcome::Opened(_) | Outcome::Refused(_) => Ok(self.order.take()),
-            };
-            return match told {
-                Err(broken) => Some(Err(broken)),
-                Ok(Run { outcome: Outcome::Opened(opened), .. }) => Some(Ok(Event::Opened(opened))),
-                Ok(refused) => {
-                    self.refusing = Some(refused);
-                    self.next_refusal().map(Ok)
-                }
-            };
+                Outcome::Settled(settled) => return settled.failed.pop_front().map(|failed| Ok(Event::Failed(failed))),
+                Outcome::Broken(error) => return Some(Err(errors::append(*error))),
+                Outcome::Ended => return Some(Err(self.door.why_ended())),
+                Outcome::Opened(_) | Outcome::Refused(_) => return self.tell_alone(),
+            }
+            let run = self.order.take();
+            self.acknowledge(run, acknowledged.get_or_insert_default());
         }
         acknowledged.map(|acknowledged| Ok(Event::Acknowledged(acknowledged)))
+    }
+
+    /// Tells the run whose turn it is, which is no acknowledgement.
+    fn tell_alone(&mut self) -> Option<Result<Event, Status>> {
+        let run = self.order.take();
+        if let Outcome::Opened(opened) = run.outcome {
+            return Some(Ok(Event::Opened(opened)));
+        }
+        self.refusing = Some(run);
+        self.next_refusal().map(Ok)
     }
 
     fn acknowledge(&mut self, run: Run, told: &mut StreamAcknowledged) {
         told.through = run.first + (run.count - 1);
         self.window.add_permits(run.count as usize);
-        if let Outcome::Accepted { appended_at, .. } = run.outcome {
-            self.door.events.acknowledged(Rpc::SaveStream, appended_at.elapsed());
-        }
-        if run.tickets {
-            match run.outcome {
-                Outcome::Accepted { tickets, .. } => told.tickets.extend(tickets.into_iter().map(|ticket| self.door.tickets.show(ticket))),
-                _ => told.tickets.extend((0..run.count).map(|_| String::new())),
+        let tickets = match run.outcome {
+            Outcome::Accepted { appended_at, tickets } => {
+                self.door.events.acknowledged(Rpc::SaveStream, appended_at.elapsed());
+                tickets
             }
+            Outcome::Settled(settled) => {
+                told.superseded.extend(settled.superseded);
+                settled.tickets
+            }
+            _ => Vec::new(),
+        };
+        if run.tickets {
+            let shown = tickets.into_iter().map(|ticket| self.door.tickets.show(ticket));
+            told.tickets.extend(shown.chain(iter::repeat(String::new())).take(run.count as usize));
         }
     }
 
@@ -194,13 +223,28 @@ impl Answers {
         Some(Event::Refused(refused))
     }
 
-    /// Ends the stream at an append that was not acknowledged.
-    fn broken(&mut self, error: AppendError) -> Status {
+    /// Ends the stream at a run that is not acknowledged.
+    fn end(&mut self, status: Status) -> Status {
         self.reading = None;
         self.verdict = Ok(());
         self.order = Order::default();
         self.runs.close();
-        errors::append(error)
+        status
+    }
+}
+
+impl Run {
+    /// If it has to wait for its outcome: begins to wait, and looks whether that is over.
+    fn settle(&mut self, cx: &mut Context<'_>, door: &Arc<Door>, ended: &CancellationToken) {
+        self.outcome = match mem::replace(&mut self.outcome, Outcome::Ended) {
+            Outcome::Awaited(awaited) => Outcome::Settling(awaited::settle(Arc::clone(door), awaited, self.first, ended.clone())),
+            other => other,
+        };
+        if let Outcome::Settling(settling) = &mut self.outcome
+            && let Poll::Ready(settled) = settling.as_mut().poll(cx)
+        {
+            self.outcome = settled.map_or(Outcome::Ended, Outcome::Settled);
+        }
     }
 }
 
@@ -220,9 +264,13 @@ impl Order {
         self.runs[at] = Some(run);
     }
 
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// The run whose turn it is, if it is answered.
-    fn due(&self) -> Option<&Run> {
-        self.runs.front()?.as_ref()
+    fn due(&mut self) -> Option<&mut Run> {
+        self.runs.front_mut()?.as_mut()
     }
 
     fn take(&mut self) -> Run {

@@ -24,6 +24,15 @@ type StreamId = [u8; 16];
 /// First and last offset.
 type Range = (u64, u64);
 
+/// Consecutive offsets whose saves are numbered consecutively too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Landed {
+    first: u64,
+    count: u64,
+    /// Of the first.
+    sequence: u64,
+}
+
 /// Streams by id.
 pub struct Streams {
     known: Mutex<Known>,
@@ -57,6 +66,10 @@ struct State {
     accepted: VecDeque<Range>,
     /// The last accepted save.
     last: Sequence,
+    /// Whether the call that has the stream open waits for outcomes: then it is remembered where saves landed.
+    waits: bool,
+    /// The newest saves, oldest first.
+    landed: VecDeque<Landed>,
 }
 
 /// A stream as it is kept between two runs.
@@ -68,6 +81,16 @@ pub struct Remembered {
     accepted: Vec<Range>,
     /// The last accepted save.
     last: u64,
+    /// The newest saves, oldest first; of streams that wait for outcomes.
+    #[serde(default)]
+    landed: Vec<Landed>,
+}
+
+impl Remembered {
+    /// How many entries say where its saves landed.
+    pub fn landed(&self) -> usize {
+        self.landed.len()
+    }
 }
 
 /// Where a stream stands when it is opened.
@@ -75,6 +98,8 @@ pub struct Remembered {
 pub(super) struct Resumption {
     /// Accepted offsets, rising; what lies before the first is too old to be told from accepted.
     accepted: Vec<Range>,
+    /// Where the newest of them landed, oldest first.
+    landed: Vec<Landed>,
 }
 
 impl Resumption {
@@ -88,6 +113,12 @@ impl Resumption {
         self.accepted.windows(2).map(|pair| (pair[0].1 + 1, pair[1].0 - 1))
     }
 
+    /// The save that was accepted at an offset; `None` if that is too long ago.
+    pub(super) fn sequence(&self, offset: u64) -> Option<Sequence> {
+        let landed = self.landed.iter().rfind(|landed| landed.first <= offset && offset - landed.first < landed.count)?;
+        Some(Sequence::from_u64(landed.sequence).plus(offset - landed.first))
+    }
+
     /// Whether an offset up to [`Self::through`] was accepted.
     pub(super) fn was_accepted(&self, offset: u64) -> bool {
         !self.missing().any(|(first, last)| (first..=last).contains(&offset))
@@ -98,6 +129,8 @@ impl Streams {
     /// Ranges of accepted offsets kept per stream; between two of them saves were refused or offsets left out. The oldest
     /// gap is forgotten first: its saves were answered so long ago that nobody waits for an answer.
     const RANGES_MAX: usize = 65;
+    /// Entries of where a stream's newest saves landed. While others save as well, one may be as short as one save.
+    const LANDED_MAX: usize = 256;
 
     /// Remembers up to the limit; `retained_from` tells the oldest sequence that the journal still has.
     pub fn new(limit: Arc<Limit>, retained_from: impl Fn() -> Sequence + Send + Sync + 'static) -> Arc<Self> {
@@ -112,7 +145,9 @@ impl Streams {
             self.limit.take_anyway(1);
             Stream::new()
         });
-        lock(&stream.state).accept(origin.offset, 1, sequence);
+        let mut state = lock(&stream.state);
+        state.accept(origin.offset, 1, sequence);
+        state.land(origin.offset, 1, sequence);
     }
 
     /// What is remembered, for the next start.
@@ -120,7 +155,8 @@ impl Streams {
         let known = lock(&self.known);
         let remembered = known.streams.iter().map(|(id, stream)| {
             let state = lock(&stream.state);
-            Remembered { id: *id, accepted: state.accepted.iter().copied().collect(), last: state.last.get() }
+            let Resumption { accepted, landed } = state.resumption();
+            Remembered { id: *id, accepted, last: state.last.get(), landed }
         });
         remembered.collect()
     }
@@ -128,10 +164,10 @@ impl Streams {
     /// Remembers what an earlier run remembered at its end; instead of [`Streams::observe`] for the same saves.
     pub fn recall(&self, remembered: Vec<Remembered>) {
         let mut known = lock(&self.known);
-        for Remembered { id, accepted, last } in remembered {
+        for Remembered { id, accepted, last, landed } in remembered {
             self.limit.take_anyway(1);
-            let stream = Stream::new();
-            *lock(&stream.state) = State { accepted: accepted.into(), last: Sequence::from_u64(last), ..State::default() };
+            let (stream, last) = (Stream::new(), Sequence::from_u64(last));
+            *lock(&stream.state) = State { accepted: accepted.into(), last, landed: landed.into(), ..State::default() };
             known.streams.insert(id, stream);
         }
     }
@@ -141,10 +177,10 @@ impl Streams {
         lock(&self.known).streams.len()
     }
 
-    /// Opens a stream; ends the call that has it open. `ended` ends the new one.
+    /// Opens a stream; ends the call that has it open. `ended` ends the new one, which `waits` for outcomes or doesn't.
     ///
     /// The stream may be used once [`Opening::settled`] has returned.
-    pub(super) fn open(self: &Arc<Self>, id: StreamId, ended: CancellationToken) -> Result<Opening, LimitReached> {
+    pub(super) fn open(self: &Arc<Self>, id: StreamId, ended: CancellationToken, waits: bool) -> Result<Opening, LimitReached> {
         let mut known = lock(&self.known);
         self.forget_some(&mut known);
         let stream = match known.streams.get(&id) {
@@ -159,6 +195,10 @@ impl Streams {
         let (number, older) = {
             let mut state = lock(&stream.state);
             state.opening += 1;
+            state.waits = waits;
+            if !waits {
+                state.landed = VecDeque::new();
+            }
             (state.opening, state.open.replace(ended))
         };
         if let Some(older) = older {
@@ -197,9 +237,9 @@ impl Stream {
 }
 
 impl State {
-    fn accept(&mut self, first: u64, count: u64, last_sequence: Sequence) {
+    fn accept(&mut self, first: u64, count: u64, first_sequence: Sequence) {
         let last = first + (count - 1);
-        self.last = last_sequence;
+        self.last = first_sequence.plus(count - 1);
         match self.accepted.back_mut() {
             // A run of the daemon may have taken again what an earlier one had lost track of.
             Some((_, end)) if *end >= first => *end = last.max(*end),
@@ -209,6 +249,22 @@ impl State {
         if self.accepted.len() > Streams::RANGES_MAX {
             self.accepted.pop_front();
         }
+    }
+
+    /// Remembers where saves landed.
+    fn land(&mut self, first: u64, count: u64, first_sequence: Sequence) {
+        let sequence = first_sequence.get();
+        match self.landed.back_mut() {
+            Some(last) if last.first + last.count == first && last.sequence + last.count == sequence => last.count += count,
+            _ => self.landed.push_back(Landed { first, count, sequence }),
+        }
+        if self.landed.len() > Streams::LANDED_MAX {
+            self.landed.pop_front();
+        }
+    }
+
+    fn resumption(&self) -> Resumption {
+        Resumption { accepted: self.accepted.iter().copied().collect(), landed: self.landed.iter().copied().collect() }
     }
 
     fn is_forgettable(&self, retained_from: Sequence) -> bool {
@@ -237,7 +293,7 @@ impl Opening {
             {
                 let state = lock(&self.stream.state);
                 if state.in_flight == 0 {
-                    return Resumption { accepted: state.accepted.iter().copied().collect() };
+                    return state.resumption();
                 }
             }
             settled.await;
@@ -278,7 +334,11 @@ pub(super) struct InFlight(Arc<Stream>);
 impl InFlight {
     /// It is in the journal: `count` offsets from `first` on.
     pub(super) fn accepted(self, first: u64, count: u64, first_sequence: Sequence) {
-        lock(&self.0.state).accept(first, count, first_sequence.plus(count - 1));
+        let mut state = lock(&self.0.state);
+        state.accept(first, count, first_sequence);
+        if state.waits {
+            state.land(first, count, first_sequence);
+        }
     }
 }
 
@@ -297,96 +357,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-    use crate::limits::LimitKind;
-
-    const ID: StreamId = [7; 16];
-
-    fn streams(max: u64) -> Arc<Streams> {
-        Streams::new(Limit::new(LimitKind::Amount, "request_ids.count_max", max), || Sequence::from_u64(100))
-    }
-
-    fn observed(ranges: &[Range]) -> Arc<Streams> {
-        let streams = streams(10);
-        for &(first, last) in ranges {
-            for offset in first..=last {
-                streams.observe(StreamOrigin { stream_id: ID, offset }, Sequence::from_u64(200 + offset));
-            }
-        }
-        streams
-    }
-
-    fn open(streams: &Arc<Streams>, id: StreamId) -> (Opening, CancellationToken) {
-        let ended = CancellationToken::new();
-        (streams.open(id, ended.clone()).expect("room"), ended)
-    }
-
-    fn settled(opening: &Opening) -> Option<Resumption> {
-        opening.settled().now_or_never()
-    }
-
-    #[test]
-    fn a_recovered_stream_knows_what_was_accepted_and_what_was_not() {
-        let (opening, _) = open(&observed(&[(3, 5), (8, 8), (10, 12)]), ID);
-        let resumption = settled(&opening).expect("nothing is in flight");
-        assert_eq!(resumption.through(), Some(12));
-        assert_eq!(resumption.missing().collect::<Vec<_>>(), [(6, 7), (9, 9)]);
-        let accepted: Vec<_> = (0..=12).filter(|&offset| resumption.was_accepted(offset)).collect();
-        assert_eq!(accepted, [0, 1, 2, 3, 4, 5, 8, 10, 11, 12], "what is older than the memory counts as accepted");
-    }
-
-    #[test]
-    fn gaps_are_remembered_up_to_a_bound() {
-        let ranges: Vec<_> = (0..200).map(|n| (n * 10, n * 10 + 1)).collect();
-        let (opening, _) = open(&observed(&ranges), ID);
-        let resumption = settled(&opening).expect("nothing is in flight");
-        assert_eq!(resumption.missing().count(), Streams::RANGES_MAX - 1);
-        assert_eq!(resumption.through(), Some(1_991));
-    }
-
-    #[test]
-    fn a_newer_opening_ends_the_older_and_waits_for_what_it_has_in_flight() {
-        let streams = streams(10);
-        let (older, older_ended) = open(&streams, ID);
-        let (one, two) = (older.begin().expect("it is the newest"), older.begin().expect("it is the newest"));
-        let (newer, newer_ended) = open(&streams, ID);
-        assert!(older_ended.is_cancelled() && !newer_ended.is_cancelled());
-        assert!(older.begin().is_none(), "the older may append no more");
-        assert_eq!(settled(&newer), None);
-        one.accepted(0, 3, Sequence::from_u64(500));
-        assert_eq!(settled(&newer), None);
-        drop(two);
-        assert_eq!(settled(&newer).expect("everything is answered").through(), Some(2));
-        drop(older);
-        assert!(newer.begin().is_some(), "the end of the older changes nothing for the newer");
-    }
-
-    #[test]
-    fn streams_that_the_journal_has_given_up_are_forgotten_at_the_limit() {
-        let streams = streams(2);
-        for id in [1, 2] {
-            let (opening, _) = open(&streams, [id; 16]);
-            opening.begin().expect("it is the newest").accepted(0, 1, Sequence::from_u64(98 + u64::from(id)));
-        }
-        let ended = CancellationToken::new();
-        let (opening, _) = open(&streams, [3; 16]);
-        assert!(streams.open([4; 16], ended.clone()).is_err(), "the second is still in the journal, the third is open");
-        drop(opening);
-        assert_eq!(streams.count(), 1, "a stream that saved nothing is not remembered");
-        assert!(streams.open([4; 16], ended).is_ok());
-        assert!(streams.count() == 1 && streams.limit.used() == 1);
-    }
-
-    #[test]
-    fn a_stream_that_is_open_is_not_forgotten() {
-        let streams = streams(1);
-        let (opening, _) = open(&streams, ID);
-        opening.begin().expect("it is the newest").accepted(0, 1, Sequence::from_u64(1));
-        assert!(streams.open([8; 16], CancellationToken::new()).is_err());
-        drop(opening);
-        assert!(streams.open([8; 16], CancellationToken::new()).is_ok());
-    }
-}
+mod tests;

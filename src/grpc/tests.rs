@@ -6,6 +6,7 @@ mod failed;
 mod harness;
 mod life;
 mod limits;
+mod persisted;
 mod stream;
 mod tickets;
 mod unary;

@@ -12,12 +12,17 @@ use crate::{
 };
 
 /// How long a call without a deadline waits.
-const AWAIT_MAX: Duration = Duration::from_secs(3_600);
+pub(super) const AWAIT_MAX: Duration = Duration::from_secs(3_600);
 
 impl Door {
     /// The ticket of a save.
+    pub(super) fn ticket_of(&self, collection: &str, sequence: Sequence) -> Ticket {
+        Ticket { sequence, lane: self.control.lane_of(collection) }
+    }
+
+    /// The same as text.
     pub(super) fn ticket(&self, collection: &str, sequence: Sequence) -> String {
-        self.tickets.show(Ticket { sequence, lane: self.control.lane_of(collection) })
+        self.tickets.show(self.ticket_of(collection, sequence))
     }
 
     pub(super) async fn get_ticket(&self, text: &str) -> Result<proto::TicketStatus, Status> {

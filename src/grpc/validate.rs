@@ -14,6 +14,9 @@ use crate::{
 };
 
 mod add;
+mod locate;
+
+pub(super) use locate::locate;
 
 /// What saves are held against.
 #[derive(Clone, Copy)]

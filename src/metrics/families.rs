@@ -53,7 +53,7 @@ families! {
     TRANSACTIONS = "forebay_transactions_total": Counter, Count, "Writing transactions, by how they ended.";
     TRANSACTION_SECONDS = "forebay_transaction_seconds": Histogram(TRANSACTION_SECONDS_BUCKETS), Seconds, "From begin to the end of a writing transaction.";
     DRAIN_RETRIES = "forebay_drain_retries_total": Counter, Count, "Generations tried again, by reason.";
-    ACKNOWLEDGE_SECONDS = "forebay_acknowledge_seconds": Histogram(ACKNOWLEDGE_SECONDS_BUCKETS), Seconds, "From a call's arrival (in a stream: a message's) to its acknowledgement.";
+    ACKNOWLEDGE_SECONDS = "forebay_acknowledge_seconds": Histogram(ACKNOWLEDGE_SECONDS_BUCKETS), Seconds, "From a call's arrival (in a stream: a message's) until its saves are durable, whatever else it waits for.";
     PERSIST_SECONDS = "forebay_persist_seconds": Histogram(PERSIST_SECONDS_BUCKETS), Seconds, "From the acceptance of a generation's oldest save to its commit in Postgres.";
     JOURNAL_SYNC_SECONDS = "forebay_journal_sync_seconds": Histogram(SYNC_SECONDS_BUCKETS), Seconds, "The sync of one journal group.";
     JOURNAL_GROUP_SAVES = "forebay_journal_group_saves": Histogram(GROUP_SAVES_BUCKETS), Count, "Saves that one sync covered.";

@@ -38,6 +38,10 @@ labels! {
         GetTicket = "GetTicket",
         /// Waiting for the outcome of a save.
         AwaitTicket = "AwaitTicket",
+        /// Reads an object.
+        Get = "Get",
+        /// Reads many.
+        Load = "Load",
         /// Everything else.
         Other = "other",
     }

@@ -13,6 +13,7 @@ use crate::settings::{PostgresSettings, SynchronousCommit};
 pub(super) struct Session {
     begin_writing: String,
     begin_reading: String,
+    begin_rows: String,
     call_timeout: Duration,
     allow_fsync_off: bool,
     schemas: Vec<String>,
@@ -23,6 +24,7 @@ impl Session {
         Self {
             begin_writing: begin_writing(settings),
             begin_reading: begin_reading(settings),
+            begin_rows: begin_rows(settings),
             call_timeout: settings.statement_timeout + settings.answer_grace,
             allow_fsync_off: settings.allow_fsync_off,
             schemas: settings.schemas.clone(),
@@ -37,6 +39,11 @@ impl Session {
     /// The same for a snapshot that only reads, with an empty search path: types print qualified.
     pub(super) fn begin_reading(&self) -> &str {
         &self.begin_reading
+    }
+
+    /// The same for rows, whose values print as keys and clients have them.
+    pub(super) fn begin_rows(&self) -> &str {
+        &self.begin_rows
     }
 
     /// Our own limit for every call.
@@ -84,6 +91,14 @@ fn begin_reading(settings: &PostgresSettings) -> String {
     // Compiling a plan over the catalog would cost more than running it.
     sql.push_str("; set local timezone = utc; set local datestyle = iso; set local jit = off");
     timeouts(&mut sql, settings);
+    sql
+}
+
+fn begin_rows(settings: &PostgresSettings) -> String {
+    let mut sql = begin_reading(settings);
+    for (name, value) in [("intervalstyle", "postgres"), ("bytea_output", "hex"), ("extra_float_digits", "1"), ("enable_seqscan", "off")] {
+        let _ = write!(sql, "; set local {name} = {value}");
+    }
     sql
 }
 

@@ -103,7 +103,7 @@ pub(super) fn append_defaults(collection: &Collection) -> String {
 }
 
 /// `u`: the parameters as typed rows, numbered from 1 (`n`) in the order given; columns `c1`, `c2`, ...
-fn rows(collection: &Collection, set: &ColumnSet) -> String {
+pub(super) fn rows(collection: &Collection, set: &ColumnSet) -> String {
     let columns = columns(collection, set);
     let mut sql = String::from("u as materialized (select p.n");
     for (n, column) in (1..).zip(&columns) {
@@ -152,7 +152,8 @@ fn insert(collection: &Collection, set: &ColumnSet, table: &str) -> String {
     format!("insert into {table} ({}){overriding} select {} from u", names.join(", "), values.join(", "))
 }
 
-fn key_matches(collection: &Collection) -> String {
+/// That a row `t` of the table has the key of `u`.
+pub(super) fn key_matches(collection: &Collection) -> String {
     let part = |(&index, n): (&ColumnIndex, usize)| match &collection.columns[usize::from(index)] {
         // Enums have no operator of their own: theirs wants the same type on both sides, and a domain is another one.
         Column { key_form: Some(KeyForm::Enum { .. }), cast, .. } => format!("t.{}::{cast} = u.c{n}", name(collection, index)),

@@ -26,6 +26,7 @@ mod failures;
 mod fake;
 mod judgement;
 mod positions;
+mod rows;
 mod schema;
 mod types;
 mod versions;

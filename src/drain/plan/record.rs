@@ -154,7 +154,7 @@ impl Plan {
     }
 
     /// A generation came out of the backlog. Returns it if it isn't what comes next.
-    pub(in crate::drain) fn sealed(&mut self, generation: Generation, room: Room, reaches: &Arc<Reaches>) -> Option<Generation> {
+    pub(in crate::drain) fn sealed(&mut self, generation: Arc<Generation>, room: Room, reaches: &Arc<Reaches>) -> Option<Arc<Generation>> {
         debug_assert!(self.bounds.is_empty() && self.hand.is_none(), "the backlog comes after what is known");
         let through = generation.through;
         if through <= self.position {
@@ -173,7 +173,10 @@ impl Plan {
     }
 
     /// What is in hand and what came out of the backlog after it, to be folded into one. `None` if nothing came that fits.
-    pub(in crate::drain) fn begin_extension(&mut self, sealed: Option<(Generation, Room)>) -> Option<(Generation, Generation, Room)> {
+    pub(in crate::drain) fn begin_extension(
+        &mut self,
+        sealed: Option<(Arc<Generation>, Room)>,
+    ) -> Option<(Arc<Generation>, Arc<Generation>, Room)> {
         self.waited = false;
         let (later, later_room) = sealed?;
         let Some(Hand { through, work: HandWork::Generation { generation, single, room } }) = self.hand.take() else {
@@ -193,7 +196,7 @@ impl Plan {
     }
 
     /// Both are one.
-    pub(in crate::drain) fn extended(&mut self, generation: Generation, room: Room) {
+    pub(in crate::drain) fn extended(&mut self, generation: Arc<Generation>, room: Room) {
         let (through, footprint) = (generation.through, generation.footprint);
         self.bounds.last_mut().expect("it was pushed").room = Some(room.within(footprint));
         self.hand = Some(Hand { through, work: HandWork::Generation { generation, single: false, room: None } });
@@ -203,7 +206,7 @@ impl Plan {
     pub(in crate::drain) fn move_up(&mut self, through: Sequence, reaches: Arc<Reaches>) {
         debug_assert!(self.bounds.is_empty() && self.hand.is_none(), "nothing waits");
         if through > self.position {
-            let generation = Generation { through, ..Generation::empty(self.position, reaches) };
+            let generation = Arc::new(Generation { through, ..Generation::empty(self.position, reaches) });
             self.bounds.push(Bound { through, room: None });
             self.hand = Some(Hand { through, work: HandWork::Generation { generation, single: true, room: None } });
         }
@@ -212,7 +215,7 @@ impl Plan {
     /// The journal holds nothing of it any more, and somebody has accepted that: a generation of nothing moves the position.
     pub(in crate::drain) fn skip_gap(&mut self, Gap { after, through }: Gap, reaches: Arc<Reaches>) {
         self.gap = Question::default();
-        let generation = Generation { through, ..Generation::empty(after, reaches) };
+        let generation = Arc::new(Generation { through, ..Generation::empty(after, reaches) });
         if self.bounds.last().is_none_or(|bound| bound.through > through) {
             self.bounds.push(Bound { through, room: None });
         }
@@ -230,7 +233,7 @@ impl Plan {
     }
 
     /// A generation was folded from the journal.
-    pub(in crate::drain) fn folded(&mut self, generation: Generation, single: bool, room: Room) {
+    pub(in crate::drain) fn folded(&mut self, generation: Arc<Generation>, single: bool, room: Room) {
         let through = generation.through;
         if self.bounds.last().is_none_or(|bound| bound.through > through) {
             self.bounds.push(Bound { through, room: None });

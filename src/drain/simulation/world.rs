@@ -13,7 +13,7 @@ use super::{
     server::{FakePostgres, Server},
 };
 use crate::{
-    backlog::model::{COLUMNS, LOG, Model, ROWS, save},
+    backlog::model::{COLUMNS, LOG, Model, ROWS, adding, save},
     collections::Reaches,
     drain::Ownership,
     limits::Limit,
@@ -243,6 +243,14 @@ impl World {
     }
 }
 
+/// What the saves up to `through` make of these tables, executed one by one.
+pub(super) fn executed_over(mut tables: Model, saves: &[Accepted], through: Sequence) -> Model {
+    saves.iter().filter(|accepted| accepted.sequence <= through).for_each(|accepted| {
+        tables.execute(&accepted.save);
+    });
+    tables
+}
+
 /// What the saves up to `through` make, executed one by one, without those that failed.
 pub(super) fn executed(journal: &[Accepted], through: Sequence, failed: &[Sequence]) -> Model {
     let mut model = Model::default();
@@ -261,6 +269,7 @@ fn random_save(chance: &mut fastrand::Rng, poisoned: bool) -> Save {
         0 => save(key, ROWS, Change::Delete),
         1..3 => append(&chance.u32(..).to_string()),
         // The model's unique column: values collide now and then, and are swapped.
+        3 if chance.bool() => adding(key, Body::parse(br#"{"c3":1.5}"#).expect("a body"), 1),
         3..5 => set(key, &format!(r#"{{"c1":{}}}"#, chance.u8(..24))),
         _ => set(key, &format!(r#"{{"c{}":{},"c0":0}}"#, chance.u16(2..COLUMNS), chance.u8(..))),
     }

@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 use super::{
     Outcome, Run,
+    awaited::Awaited,
     gather::{Gather, Gathered, Numbered},
+    unanswered::Unanswered,
 };
 use crate::{
     collections::Collections,
@@ -21,9 +23,11 @@ use crate::{
         append::AppendError,
         door::Door,
         errors,
-        events::Tally,
+        events::{Rpc, Tally},
+        persisted,
         streams::{Opening, Resumption},
         validate::{Findings, Path},
+        violations::Violations,
     },
     limits::LimitReached,
     outcomes::Ticket,
@@ -49,6 +53,8 @@ pub(super) struct Reader {
     resumption: Resumption,
     want_tickets: bool,
     callback: Option<Arc<Callback>>,
+    /// Saves are acknowledged with their outcome.
+    persisted: bool,
     /// The next run's place in the order of answers.
     place: u64,
     /// The last saves found no room.
@@ -68,8 +74,8 @@ impl Reader {
         requests: Streaming<SaveStreamRequest>,
         tell: mpsc::UnboundedSender<Run>,
         window: Arc<Semaphore>,
+        ended: CancellationToken,
     ) -> Self {
-        let ended = door.stop.child_token();
         Self {
             door,
             gather: Gather::new(requests),
@@ -80,6 +86,7 @@ impl Reader {
             resumption: Resumption::default(),
             want_tickets: false,
             callback: None,
+            persisted: false,
             place: 0,
             at_limit: false,
         }
@@ -88,7 +95,7 @@ impl Reader {
     /// Reads until the client has sent everything, something ends the stream, or the call is dropped.
     pub(super) async fn run(mut self) -> Result<(), Status> {
         let Some(first) = self.gather.first(&self.ended).await? else {
-            return if self.ended.is_cancelled() { Err(self.why_ended()) } else { Ok(()) };
+            return if self.ended.is_cancelled() { Err(self.door.why_ended()) } else { Ok(()) };
         };
         self.open(&first).await?;
         let mut piece = Vec::with_capacity(Gather::PIECE_SAVES);
@@ -101,13 +108,13 @@ impl Reader {
             match self.gather.more(&door, &self.ended, &mut piece).await? {
                 Gathered::Saves => {}
                 Gathered::End => return Ok(()),
-                Gathered::Cancelled => return Err(self.why_ended()),
+                Gathered::Cancelled => return Err(self.door.why_ended()),
             }
         }
     }
 
     async fn open(&mut self, first: &SaveStreamRequest) -> Result<(), Status> {
-        Door::check_durability(first.durability)?;
+        self.persisted = Door::is_persisted(first.durability)?;
         self.callback = self.door.callback(&first.callback, "")?;
         self.want_tickets = first.want_tickets;
         if first.stream_id.is_empty() {
@@ -121,10 +128,10 @@ impl Reader {
         };
         // They count towards the same limit.
         self.door.request_ids.forget(SystemTime::now());
-        let opening = self.door.streams.open(id.into_bytes(), self.ended.clone()).map_err(errors::limit_reached)?;
+        let opening = self.door.streams.open(id.into_bytes(), self.ended.clone(), self.persisted).map_err(errors::limit_reached)?;
         self.resumption = tokio::select! {
             biased;
-            () = self.ended.cancelled() => return Err(self.why_ended()),
+            () = self.ended.cancelled() => return Err(self.door.why_ended()),
             resumption = opening.settled() => resumption,
         };
         self.opening = Some(opening);
@@ -133,10 +140,6 @@ impl Reader {
         let opened = StreamOpened { known: through.is_some(), acknowledged_through: through.unwrap_or(0), missing };
         self.tell(0, 0, Outcome::Opened(opened));
         Ok(())
-    }
-
-    fn why_ended(&self) -> Status {
-        if self.door.stop.is_cancelled() { errors::stopping() } else { errors::taken_over() }
     }
 
     /// Takes a piece, as much at a time as may be unacknowledged.
@@ -158,7 +161,7 @@ impl Reader {
             Ok(permits) => permits,
             Err(_) => tokio::select! {
                 biased;
-                () = self.ended.cancelled() => return Err(self.why_ended()),
+                () = self.ended.cancelled() => return Err(self.door.why_ended()),
                 permits = self.window.acquire_many(count) => permits.expect("the window is never closed"),
             },
         };
@@ -214,15 +217,31 @@ impl Reader {
             if let Some(collection) = collection {
                 self.door.events.saves_deduplicated(collection, 1);
             }
-            Outcome::Known
+            self.known(offset, &numbered.save.collection)
         } else {
             self.door.events.saves_refused(collection, errors::name(ErrorReason::Overtaken), 1);
             Outcome::Refused(errors::overtaken())
         })
     }
 
+    /// A save that was accepted before the stream was resumed.
+    fn known(&self, offset: u64, collection: &str) -> Outcome {
+        if !self.persisted {
+            return Outcome::Known;
+        }
+        let control = &self.door.control;
+        Outcome::Awaited(match self.resumption.sequence(offset) {
+            Some(sequence) => Awaited::Known(self.door.ticket_of(collection, sequence)),
+            None => Awaited::Before(control.newest(control.lane_of(collection))),
+        })
+    }
+
     fn check(&self, numbered: &Numbered, collections: &Collections, now: SystemTime) -> Result<Save, Findings> {
         let mut save = self.door.check(&numbered.save, Path::Nth(numbered.nth), collections, now)?;
+        if self.persisted && self.opening.is_none() && persisted::counts_twice(&save) {
+            let why = persisted::needs_id("the save", "one for the stream");
+            return Err(Findings { violations: Violations::one("stream_id", why), ..Findings::default() });
+        }
         save.callback.clone_from(&self.callback);
         save.origin = self.opening.as_ref().map(|opening| StreamOrigin { stream_id: opening.id(), offset: numbered.offset });
         Ok(save)
@@ -285,7 +304,7 @@ impl Reader {
             }
             tokio::select! {
                 biased;
-                () = self.ended.cancelled() => return Err(self.why_ended()),
+                () = self.ended.cancelled() => return Err(self.door.why_ended()),
                 () = tokio::time::sleep(HOLD_BACK_STEP) => {}
             }
         }
@@ -300,7 +319,8 @@ impl Reader {
         let (tally, events) = (Tally::of(&saves), Arc::clone(&self.door.events));
         let (count, appended_at) = (saves.len() as u64, Instant::now());
         let unanswered = self.unanswered(first, count);
-        let named = Named::of(&saves, self.want_tickets);
+        let persisted = self.persisted;
+        let named = Named::of(&saves, self.want_tickets || persisted);
         let done = move |result: Result<Sequence, AppendError>| {
             room.settle(result);
             match result {
@@ -309,7 +329,13 @@ impl Reader {
                     if let Some(in_flight) = in_flight {
                         in_flight.accepted(first, count, sequence);
                     }
-                    unanswered.tell(Outcome::Accepted { appended_at, tickets: named.tickets(sequence) });
+                    let tickets = named.tickets(sequence);
+                    unanswered.tell(if persisted {
+                        events.acknowledged(Rpc::SaveStream, appended_at.elapsed());
+                        Outcome::Awaited(Awaited::New(tickets))
+                    } else {
+                        Outcome::Accepted { appended_at, tickets }
+                    });
                 }
                 Err(error) => {
                     tally.refused(&*events, errors::append_reason_name(error));
@@ -333,43 +359,20 @@ impl Reader {
         let run =
             Run { place: self.place, first, count, tickets: self.want_tickets, outcome: Outcome::Broken(AppendError::OutcomeUnknown) };
         self.place += 1;
-        Unanswered { run: Some(run), tell: self.tell.clone() }
+        Unanswered::new(run, self.tell.clone())
     }
 }
 
-/// The lanes of saves, if tickets are wanted.
+/// The lanes of saves, if tickets are needed.
 struct Named(Vec<LaneId>);
 
 impl Named {
-    fn of(saves: &[Save], wanted: bool) -> Self {
-        Self(saves.iter().filter(|_| wanted).map(|save| save.lane).collect())
+    fn of(saves: &[Save], needed: bool) -> Self {
+        Self(saves.iter().filter(|_| needed).map(|save| save.lane).collect())
     }
 
     fn tickets(self, first: Sequence) -> Vec<Ticket> {
         (0..).zip(self.0).map(|(n, lane)| Ticket { sequence: first.plus(n), lane }).collect()
-    }
-}
-
-/// A run on its way. If it is dropped instead of told, as by a journal whose thread is gone, its outcome is unknown.
-struct Unanswered {
-    run: Option<Run>,
-    tell: mpsc::UnboundedSender<Run>,
-}
-
-impl Unanswered {
-    fn tell(mut self, outcome: Outcome) {
-        if let Some(run) = &mut self.run {
-            run.outcome = outcome;
-        }
-    }
-}
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        if let Some(run) = self.run.take() {
-            // Nobody listens any more when the call was dropped.
-            let _ = self.tell.send(run);
-        }
     }
 }
 

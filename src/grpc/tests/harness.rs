@@ -19,19 +19,19 @@ use tonic_types::{ErrorInfo, StatusExt};
 use uuid::Uuid;
 
 use crate::{
-    collections::{Catalog, Collections},
+    collections::{Catalog, Collection, Collections},
     failed::{FailedFilter, FailedPage, FailedQuery, FailedRow},
     grpc::{
-        Append, AppendDone, AppendError, Control, Events, FailedStanding, FlushError, Handles, Health, RequestIds, Resume, SettleError,
-        Streams, door::Door, fixtures, save_service::SaveService, serve,
+        Append, AppendDone, AppendError, Control, Events, FailedStanding, FlushError, Handles, Health, LoadPage, LoadQuery, Loading,
+        ReadError, ReadObject, Reads, RequestIds, Resume, SettleError, Streams, door::Door, fixtures, save_service::SaveService, serve,
     },
     limits::Limits,
-    outcomes::{Named, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
+    outcomes::{Named, Outcome, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
     proto::{
         self, SaveStreamRequest, SaveStreamResponse, admin_service_client::AdminServiceClient, save::Change,
         save_service_client::SaveServiceClient, save_stream_response::Event,
     },
-    save::{LaneId, Save, Sequence},
+    save::{Key, LaneId, Save, Sequence},
     settings::{GrpcSettings, Settings},
     status::{JournalStatus, LaneState, LaneStatus, StatusSnapshot},
 };
@@ -159,6 +159,8 @@ pub(super) struct FakeDaemon {
     /// What is known of saves; of all others that they are pending.
     pub(super) outcomes: Mutex<HashMap<Sequence, Result<TicketStatus, Untold>>>,
     pub(super) waiters: Arc<Waiters>,
+    /// The newest save that the lane was given.
+    pub(super) newest: Mutex<Sequence>,
 }
 
 impl FakeDaemon {
@@ -166,6 +168,38 @@ impl FakeDaemon {
     pub(super) fn settle(&self, sequence: u64, outcome: Result<TicketStatus, Untold>) {
         self.outcomes.lock().expect("no test panics under it").insert(Sequence::from_u64(sequence), outcome);
         self.waiters.settled(Sequence::from_u64(sequence));
+    }
+}
+
+/// Knows one object, and one page without end.
+pub(super) struct FakeReads;
+
+#[tonic::async_trait]
+impl Reads for FakeReads {
+    async fn get(&self, _: &Arc<Collection>, key: &Key, _: Duration) -> Result<ReadObject, ReadError> {
+        match key.parts().next() {
+            Some("1") => Ok(ReadObject { json: Some(b"{\"id\":1}".to_vec()), pending: true, unknown: vec!["name".to_owned()] }),
+            Some("2") => Ok(ReadObject { json: None, pending: false, unknown: Vec::new() }),
+            Some("3") => Ok(ReadObject { json: Some(vec![b' '; 9 << 20]), pending: false, unknown: Vec::new() }),
+            Some("4") => std::future::pending().await,
+            _ => Err(ReadError("it is away".to_owned())),
+        }
+    }
+
+    fn load(&self, query: LoadQuery) -> Box<dyn Loading> {
+        Box::new(FakeLoading(query))
+    }
+}
+
+struct FakeLoading(LoadQuery);
+
+#[tonic::async_trait]
+impl Loading for FakeLoading {
+    async fn next(&mut self) -> Result<Option<LoadPage>, ReadError> {
+        let object = ReadObject { json: Some(vec![b' '; 100_000]), pending: false, unknown: Vec::new() };
+        self.0.after = Some(Key::from_parts(["7"]));
+        let rows_loaded = self.0.rows_max;
+        Ok(Some(LoadPage { objects: vec![(Key::from_parts(["7"]), object)], after: self.0.after.clone(), rows_loaded, rows_estimated: 9 }))
     }
 }
 
@@ -244,6 +278,19 @@ impl Control for FakeDaemon {
     async fn ticket(&self, ticket: Ticket) -> Result<TicketStatus, Untold> {
         let outcomes = self.outcomes.lock().expect("no test panics under it");
         outcomes.get(&ticket.sequence).cloned().unwrap_or(Ok(TicketStatus::of(State::Pending)))
+    }
+
+    fn outcomes(&self, tickets: &[Ticket]) -> Vec<Outcome> {
+        let outcomes = self.outcomes.lock().expect("no test panics under it");
+        let told = |ticket: &Ticket| match outcomes.get(&ticket.sequence) {
+            Some(Ok(TicketStatus { state, superseded, .. })) => Outcome { state: *state, superseded: *superseded },
+            _ => Outcome::PENDING,
+        };
+        tickets.iter().map(told).collect()
+    }
+
+    fn newest(&self, lane: LaneId) -> Ticket {
+        Ticket { sequence: *self.newest.lock().expect("no test panics under it"), lane }
     }
 
     fn wait(&self, ticket: Ticket) -> Waiting {
@@ -344,6 +391,7 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         care: Arc::default(),
         outcomes: Mutex::default(),
         waiters: Arc::default(),
+        newest: Mutex::default(),
     });
     let limits = Limits::new(&settings);
     let (health, stop) = (Health::default(), CancellationToken::new());
@@ -352,6 +400,7 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
     let handles = Handles {
         appender: Arc::<FakeJournal>::clone(&journal),
         control: Arc::<FakeDaemon>::clone(&daemon),
+        reads: Arc::new(FakeReads),
         limits: limits.clone(),
         lanes: Arc::from(["default".to_owned()]),
         tickets: tickets(),

@@ -76,15 +76,9 @@ async fn a_batch_full_of_errors_is_answered_within_the_headers_of_any_client() {
 }
 
 #[tokio::test]
-async fn fields_whose_time_has_not_come_are_named_and_not_ignored() {
+async fn numbers_of_another_version_are_refused_and_not_ignored() {
     let door = start().await;
     let mut client = door.saves().await;
-    let persisted = Durability::Persisted.into();
-    let status = soon(client.save(SaveRequest { durability: persisted, ..request(player(1)) })).await.expect_err("it is refused");
-    assert_eq!(assert_error(&status, Code::Unimplemented, "NOT_IMPLEMENTED").metadata["name"], "durability PERSISTED");
-    let status =
-        soon(client.save_batch(SaveBatchRequest { durability: persisted, ..batch(vec![player(1)]) })).await.expect_err("it is refused");
-    assert_error(&status, Code::Unimplemented, "NOT_IMPLEMENTED");
     let status = soon(client.save(SaveRequest { durability: 9, ..request(player(1)) })).await.expect_err("it is refused");
     assert_error(&status, Code::InvalidArgument, "INVALID_REQUEST");
     assert!(door.journal.saved().is_empty());
@@ -96,8 +90,6 @@ async fn rpcs_whose_time_has_not_come_are_named() {
     let (mut saves, mut admin) = (door.saves().await, door.admin().await);
     let statuses = [
         ("SaveService.WatchOutcomes", soon(saves.watch_outcomes(WatchOutcomesRequest::default())).await.err()),
-        ("SaveService.Get", soon(saves.get(GetRequest::default())).await.err()),
-        ("SaveService.Load", soon(saves.load(LoadRequest::default())).await.err()),
         ("AdminService.WatchStatus", soon(admin.watch_status(WatchStatusRequest::default())).await.err()),
         ("AdminService.Drain", soon(admin.drain(DrainRequest::default())).await.err()),
     ];
@@ -293,4 +285,33 @@ async fn at_the_limit_of_request_ids_calls_with_a_new_one_are_refused() {
     assert_eq!(assert_error(&status, Code::ResourceExhausted, "LIMIT_REACHED").metadata["limit"], "request_ids.count_max");
     assert!(soon(client.save(with_id("a"))).await.expect("it is known").into_inner().deduplicated);
     soon(client.save(request(player(2)))).await.expect("it needs no id");
+}
+
+#[tokio::test]
+async fn a_get_answers_what_is_read_and_a_load_its_pages() {
+    let door = start().await;
+    let mut saves = door.saves().await;
+    let get = |id: &str| GetRequest { collection: "players".to_owned(), key: vec![id.to_owned()] };
+    let one = soon(saves.get(get("1"))).await.expect("read").into_inner();
+    assert_eq!((one.found, one.pending, &one.json[..], one.unknown_columns), (true, true, &b"{\"id\":1}"[..], vec!["name".to_owned()]));
+    assert!(!soon(saves.get(get("2"))).await.expect("read").into_inner().found);
+    let large = soon(saves.get(get("3"))).await.expect_err("no answer holds it");
+    assert_error(&large, Code::OutOfRange, "LIMIT_REACHED");
+    assert_error(&soon(saves.get(get("5"))).await.expect_err("it is away"), Code::Unavailable, "POSTGRES_UNAVAILABLE");
+    let mut hanging = door.saves().await;
+    let waits = tokio::spawn(async move { hanging.get(get("4")).await });
+    soon(async {
+        while door.limits.calls_in_flight.used() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let load = LoadRequest { collection: "players".to_owned(), page_size: 5, ..LoadRequest::default() };
+    let mut pages = soon(saves.load(load)).await.expect("a stream").into_inner();
+    let page = soon(pages.message()).await.expect("a page").expect("it never ends");
+    assert_eq!((page.rows[0].key[0].as_str(), page.rows_loaded, page.rows_estimated), ("7", 5, 9));
+    assert_eq!(door.limits.awaiting_calls.used(), 1, "a load is a waiting call");
+    door.stop.cancel();
+    let stopped = soon(waits).await.expect("it ends").expect_err("the daemon stops");
+    assert_error(&stopped, Code::Unavailable, "STOPPING");
 }
