@@ -35,8 +35,10 @@ mod observe;
 mod outcomes;
 mod page;
 mod recovery;
+mod rewinds;
 mod streams;
 mod target;
+mod watch;
 
 pub use self::core::journal_failure;
 use self::{control::Controls, core::Core, page::Page};

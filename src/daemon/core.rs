@@ -24,9 +24,11 @@ use super::{
     lanes::LaneMaker,
     layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
     observe::Observer,
-    outcomes::{self, Outcomes, Superseded},
+    outcomes::{self, Outcomes},
     recovery::{self, Backlogs},
+    rewinds::Rewinds,
     streams,
+    watch::Watches,
 };
 use crate::{
     collections::Lanes,
@@ -36,7 +38,7 @@ use crate::{
     journal::{self, Journal, Ledger, LedgerError, OpenError, Running},
     limits::Limits,
     metrics::Metrics,
-    outcomes::Tickets,
+    outcomes::{Superseded, Tickets},
     postgres::{PositionRow, Postgres},
     save::{LaneId, Sequence},
     settings::{JournalSettings, Settings},
@@ -113,7 +115,8 @@ impl Core {
         let backlogs = Backlogs::new(backlogs.collect());
         let (failed_journal, fatal) = oneshot::channel();
         let gaps = recall(&ledger, Gaps::recall).await?;
-        let superseded = Superseded::default();
+        let rewinds = recall(&ledger, Rewinds::recall).await?;
+        let superseded = Arc::<Superseded>::default();
         let key = recall(&ledger, outcomes::ticket_key).await?;
         let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
         let journal = start_journal(opened, &limits, (&after, &backlogs, &failed), &observer, failed_journal)?;
@@ -139,6 +142,7 @@ impl Core {
             handover: &handover.await.or_exit(Exit::JournalIo, "read the journal's ledger")?,
             failed: &failed,
             gaps: &gaps,
+            rewinds: &rewinds,
             superseded: &superseded,
             observer: &observer,
             take_over,
@@ -148,6 +152,14 @@ impl Core {
         let mut lanes = JoinSet::new();
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
         let (handles, owners): (Vec<_>, _) = started_lanes.into_iter().unzip();
+        let watches = Watches {
+            lanes: handles.clone(),
+            collections: collections.clone(),
+            failed: failed.clone(),
+            gaps: gaps.clone(),
+            rewinds,
+            superseded: Arc::clone(&superseded),
+        };
         let outcomes = Outcomes::new(&handles, failed.clone(), (gaps, superseded), collections.clone(), (journal.run(), layout.begins()));
         let mut attendants = JoinSet::new();
         attendants.spawn(failed.clone().forget(settings.failed.closed_kept));
@@ -160,6 +172,7 @@ impl Core {
             journal: monitor,
             tickets: Tickets::new(journal_id, &key),
             outcomes,
+            watches,
             run: journal.run(),
             started_at,
             failed,

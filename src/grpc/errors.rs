@@ -155,6 +155,11 @@ pub(super) fn overtaken() -> Status {
     status(Code::FailedPrecondition, message, info(reason, []), reason)
 }
 
+/// A watch has ended: where another may go on.
+pub(super) fn watch_ended(code: Code, reason: ErrorReason, message: &str, resume_token: String) -> Status {
+    status(code, message, info(reason, [("resume_token", resume_token)]), reason)
+}
+
 /// What stands in the way of a flush.
 pub(super) fn lane(reason: ErrorReason, lane: &str, message: String) -> Status {
     status(Code::FailedPrecondition, message, info(reason, [("lane", lane.to_owned())]), reason)

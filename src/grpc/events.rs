@@ -17,6 +17,8 @@ pub enum Rpc {
     GetTicket,
     /// `AwaitTicket`
     AwaitTicket,
+    /// `WatchOutcomes`
+    WatchOutcomes,
     /// `Flush`
     Flush,
 }
@@ -30,6 +32,7 @@ impl Rpc {
             Self::SaveStream => "SaveStream",
             Self::GetTicket => "GetTicket",
             Self::AwaitTicket => "AwaitTicket",
+            Self::WatchOutcomes => "WatchOutcomes",
             Self::Flush => "Flush",
         }
     }

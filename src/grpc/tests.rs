@@ -8,3 +8,4 @@ mod limits;
 mod stream;
 mod tickets;
 mod unary;
+mod watch;

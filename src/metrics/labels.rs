@@ -38,6 +38,8 @@ labels! {
         GetTicket = "GetTicket",
         /// Waiting for the outcome of a save.
         AwaitTicket = "AwaitTicket",
+        /// A watcher of outcomes.
+        WatchOutcomes = "WatchOutcomes",
         /// Everything else.
         Other = "other",
     }

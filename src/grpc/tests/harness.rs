@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    sync::{OwnedMutexGuard, mpsc, watch},
+    sync::{Notify, OwnedMutexGuard, mpsc, watch},
     task::JoinHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,7 +26,7 @@ use crate::{
         Streams, door::Door, fixtures, save_service::SaveService, serve,
     },
     limits::Limits,
-    outcomes::{Named, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
+    outcomes::{Named, Outcome, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting, Watch, WatchEnd},
     proto::{
         self, SaveStreamRequest, SaveStreamResponse, admin_service_client::AdminServiceClient, save::Change,
         save_service_client::SaveServiceClient, save_stream_response::Event,
@@ -159,6 +159,11 @@ pub(super) struct FakeDaemon {
     /// What is known of saves; of all others that they are pending.
     pub(super) outcomes: Mutex<HashMap<Sequence, Result<TicketStatus, Untold>>>,
     pub(super) waiters: Arc<Waiters>,
+    /// What a watcher is told next; nothing, if there is none.
+    pub(super) told: Mutex<VecDeque<Result<Vec<Outcome>, WatchEnd>>>,
+    pub(super) telling: Notify,
+    /// Those who watch, as they asked.
+    pub(super) watches: Mutex<Vec<Watch>>,
 }
 
 impl FakeDaemon {
@@ -166,6 +171,12 @@ impl FakeDaemon {
     pub(super) fn settle(&self, sequence: u64, outcome: Result<TicketStatus, Untold>) {
         self.outcomes.lock().expect("no test panics under it").insert(Sequence::from_u64(sequence), outcome);
         self.waiters.settled(Sequence::from_u64(sequence));
+    }
+
+    /// A watcher is to be told this.
+    pub(super) fn tell(&self, told: Result<Vec<Outcome>, WatchEnd>) {
+        self.told.lock().expect("no test panics under it").push_back(told);
+        self.telling.notify_one();
     }
 }
 
@@ -248,6 +259,17 @@ impl Control for FakeDaemon {
 
     fn wait(&self, ticket: Ticket) -> Waiting {
         self.waiters.wait(ticket.sequence)
+    }
+
+    async fn outcomes(&self, watch: &mut Watch) -> Result<Vec<Outcome>, WatchEnd> {
+        self.watches.lock().expect("no test panics under it").push(watch.clone());
+        loop {
+            let told = self.told.lock().expect("no test panics under it").pop_front();
+            match told {
+                Some(told) => return told,
+                None => self.telling.notified().await,
+            }
+        }
     }
 
     async fn status(&self) -> StatusSnapshot {
@@ -343,6 +365,9 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         care: Arc::default(),
         outcomes: Mutex::default(),
         waiters: Arc::default(),
+        told: Mutex::default(),
+        telling: Notify::new(),
+        watches: Mutex::default(),
     });
     let limits = Limits::new(&settings);
     let (health, stop) = (Health::default(), CancellationToken::new());

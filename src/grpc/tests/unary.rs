@@ -104,7 +104,6 @@ async fn rpcs_whose_time_has_not_come_are_named() {
     let door = start().await;
     let (mut saves, mut admin) = (door.saves().await, door.admin().await);
     let statuses = [
-        ("SaveService.WatchOutcomes", soon(saves.watch_outcomes(WatchOutcomesRequest::default())).await.err()),
         ("SaveService.Get", soon(saves.get(GetRequest::default())).await.err()),
         ("SaveService.Load", soon(saves.load(LoadRequest::default())).await.err()),
         ("AdminService.WatchStatus", soon(admin.watch_status(WatchStatusRequest::default())).await.err()),
