@@ -30,3 +30,4 @@ mod syncs;
 mod tables;
 mod tickets;
 mod types;
+mod watch;
