@@ -37,8 +37,10 @@ mod outcomes;
 mod page;
 mod reads;
 mod recovery;
+mod rewinds;
 mod streams;
 mod target;
+mod watch;
 
 pub use self::core::journal_failure;
 use self::{control::Controls, core::Core, page::Page};

@@ -51,6 +51,7 @@ mod tests;
 mod tickets;
 mod validate;
 mod violations;
+mod watch;
 
 pub use append::{Append, AppendDone, AppendError};
 pub use control::{Control, FailedStanding, FlushError, Resume, SettleError};

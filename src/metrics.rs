@@ -217,7 +217,9 @@ impl Handles {
             refused_unknown: refused_counters(""),
             acknowledge_seconds: Rpc::ALL.map(|rpc| match rpc {
                 Rpc::Save | Rpc::SaveBatch | Rpc::SaveStream => histogram!(families::ACKNOWLEDGE_SECONDS, "rpc" => rpc.label()),
-                Rpc::GetTicket | Rpc::AwaitTicket | Rpc::Get | Rpc::Load | Rpc::Flush | Rpc::Other => Histogram::noop(),
+                Rpc::GetTicket | Rpc::AwaitTicket | Rpc::WatchOutcomes | Rpc::Get | Rpc::Load | Rpc::Flush | Rpc::Other => {
+                    Histogram::noop()
+                }
             }),
             drain_retries: RetryReason::ALL.map(|reason| counter!(families::DRAIN_RETRIES, "reason" => reason.label())),
             persist_seconds: histogram!(families::PERSIST_SECONDS),

@@ -7,13 +7,17 @@ use std::time::{Duration, SystemTime};
 
 mod pace;
 mod recent;
+mod superseded;
 mod ticket;
 mod waiters;
+mod watch;
 
 pub use pace::Pace;
 pub use recent::Recent;
+pub use superseded::{Superseded, SupersededSaves};
 pub use ticket::{Named, Ticket, Tickets};
 pub use waiters::{Waiters, Waiting};
+pub use watch::{Mark, Rewound, Span, Watch, WatchEnd, WatchEvent};
 
 /// How a save stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

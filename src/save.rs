@@ -49,6 +49,12 @@ impl Sequence {
         self.0 >> Self::COUNTER_BITS
     }
 
+    /// The number before this one; before the first of a run, where the run begins.
+    #[must_use]
+    pub const fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// The number `count` after this one, in the same run.
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {

@@ -33,3 +33,4 @@ mod syncs;
 mod tables;
 mod tickets;
 mod types;
+mod watch;

@@ -8,6 +8,7 @@ use std::{
 
 use forebay::proto::{GetTicketRequest, TicketState};
 use serde_json::json;
+use tonic::Code;
 
 use crate::support::{
     Daemon, Database, Setup,
@@ -17,6 +18,7 @@ use crate::support::{
     lanes::{flush, goes_on, halted, resume},
     saves::{batch, request, set},
     try_client,
+    watcher::Watcher,
 };
 
 const HALTED: &str = "halted: nothing is written until this is repaired";
@@ -62,6 +64,11 @@ async fn ticket_state(daemon: &Daemon, ticket: &str) -> TicketState {
     let request = GetTicketRequest { ticket: ticket.to_owned() };
     let told = daemon.client().await.get_ticket(request).await.expect("it is told").into_inner();
     told.status.expect("a status").state()
+}
+
+async fn save(daemon: &Daemon, id: u64) -> String {
+    let saved = daemon.client().await.save(request(set("things", &[&id.to_string()], json!({"version": 1})))).await;
+    saved.expect("accepted").into_inner().ticket
 }
 
 fn oldest_segment(journal: &Path) -> u64 {
@@ -193,6 +200,7 @@ async fn what_postgres_lost_and_the_journal_has_forgotten_is_given_up_only_by_a_
         (oldest_segment(journal.path()) >= before + 2).then_some(())
     })
     .await;
+    let watched = Watcher::start(&daemon, "").await.token;
     let lost = "begin; delete from things where id > 1; delete from applied where id > 1;
                 delete from forebay.lane_position; insert into forebay.lane_position select * from earlier; commit";
     database.execute(lost).await;
@@ -221,5 +229,12 @@ async fn what_postgres_lost_and_the_journal_has_forgotten_is_given_up_only_by_a_
     let daemon = setup.start().await;
     flush(&daemon, &[]).await.expect("flushed");
     assert_eq!(ticket_state(&daemon, &ticket).await, TicketState::Discarded, "it is never called persisted");
+    // Nor is a watcher told so: it learns first that Postgres went back in time, then that what it lost was given up.
+    let (rewound, before) = Watcher::refused(&daemon, &watched).await;
+    assert_eq!(rewound, Code::Aborted);
+    let (gone, behind) = Watcher::refused(&daemon, &before).await;
+    assert!(gone == Code::OutOfRange && behind > ticket, "{gone:?} {behind}");
+    let last = save(&daemon, 11).await;
+    Watcher::start(&daemon, &behind).await.through(&last).await.expect("it goes on");
     daemon.stop().await;
 }

@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::try_join_all;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::{callbacks::Callbacks, catalog::SharedCollections, failed::FailedSaves, outcomes::Outcomes};
+use super::{callbacks::Callbacks, catalog::SharedCollections, failed::FailedSaves, outcomes::Outcomes, watch::Watches};
 use crate::{
     backlog::Footprint,
     collections::Collections,
@@ -18,7 +18,7 @@ use crate::{
     grpc::{Control, FailedStanding, FlushError, Resume, SettleError},
     journal::Monitor,
     limits::{Limit, Limits},
-    outcomes::{Outcome, Ticket, TicketStatus, Tickets, Untold, Waiting},
+    outcomes::{Outcome, Ticket, TicketStatus, Tickets, Untold, Waiting, Watch, WatchEnd, WatchEvent},
     postgres::Postgres,
     save::{CollectionId, LaneId, Sequence},
     status::{self, CollectionStatus, JournalStatus, LaneStatus, LimitStatus, StatusSnapshot},
@@ -33,6 +33,7 @@ pub(super) struct Controls {
     pub(super) journal: Monitor,
     pub(super) tickets: Tickets,
     pub(super) outcomes: Outcomes,
+    pub(super) watches: Watches,
     pub(super) run: u64,
     pub(super) started_at: SystemTime,
     pub(super) failed: FailedSaves,
@@ -178,6 +179,10 @@ impl Control for Controls {
 
     fn wait(&self, ticket: Ticket) -> Waiting {
         self.outcomes.wait(ticket)
+    }
+
+    async fn watched(&self, watch: &mut Watch) -> Result<Vec<WatchEvent>, WatchEnd> {
+        self.watches.next(watch).await
     }
 
     async fn status(&self) -> StatusSnapshot {

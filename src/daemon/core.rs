@@ -25,10 +25,12 @@ use super::{
     lanes::LaneMaker,
     layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
     observe::Observer,
-    outcomes::{self, Outcomes, Superseded},
+    outcomes::{self, Outcomes},
     reads::Reads,
     recovery::{self, Backlogs},
+    rewinds::Rewinds,
     streams,
+    watch::Watches,
 };
 use crate::{
     collections::Lanes,
@@ -38,7 +40,7 @@ use crate::{
     journal::{self, Journal, Ledger, LedgerError, OpenError, Running},
     limits::Limits,
     metrics::Metrics,
-    outcomes::Tickets,
+    outcomes::{Superseded, Tickets},
     postgres::{PositionRow, Postgres},
     save::{LaneId, Sequence},
     settings::{JournalSettings, Settings},
@@ -122,7 +124,8 @@ impl Core {
         let (failed_journal, fatal) = oneshot::channel();
         let gaps = recall(&ledger, Gaps::recall).await?;
         let tickets = Tickets::new(journal_id, &recall(&ledger, outcomes::ticket_key).await?);
-        let superseded = Superseded::default();
+        let rewinds = recall(&ledger, Rewinds::recall).await?;
+        let superseded = Arc::<Superseded>::default();
         let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
         let pending = (&collections, &limits.callbacks_pending);
         let opening = Callbacks::open((settings, &layout), targets, (&ledger, &tickets), pending, &after).await;
@@ -153,6 +156,7 @@ impl Core {
             handover: &handover.await.or_exit(Exit::JournalIo, "read the journal's ledger")?,
             failed: &failed,
             gaps: &gaps,
+            rewinds: &rewinds,
             superseded: &superseded,
             observer: &observer,
             take_over,
@@ -163,6 +167,14 @@ impl Core {
         let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
         let (handles, owners): (Vec<_>, Vec<_>) = started_lanes.iter().map(|lane| (lane.handle.clone(), lane.owner)).unzip();
         let telling = callbacks.start((settings, opening), last, &failed, (&handles, &owners));
+        let watches = Watches {
+            lanes: handles.clone(),
+            collections: collections.clone(),
+            failed: failed.clone(),
+            gaps: gaps.clone(),
+            rewinds,
+            superseded: Arc::clone(&superseded),
+        };
         let outcomes = Outcomes::new(&handles, failed.clone(), (gaps, superseded), collections.clone(), (journal.run(), layout.begins()));
         let reads = Reads::new(postgres.clone(), collections.clone(), journal_id, settings.postgres.readers, started_lanes);
         let mut attendants = JoinSet::new();
@@ -177,6 +189,7 @@ impl Core {
             journal: monitor,
             tickets,
             outcomes,
+            watches,
             run: journal.run(),
             started_at,
             failed,

@@ -60,11 +60,23 @@ struct Open {
 /// Why a save failed, and when.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
+    pub(super) key: Key,
     pub(super) reason: Reason,
     pub(super) accepted_at: SystemTime,
     pub(super) failed_at: SystemTime,
 }
 
+/// A failed save, as far as it is kept in mind.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) sequence: Sequence,
+    pub(super) collection: String,
+    /// Why, if it failed of late.
+    pub(super) refusal: Option<Refusal>,
+}
+
+/// Texts of rows that are read at a time for whoever watches.
+const ROWS_BYTES_MAX: u64 = 1 << 20;
 /// Reasons that are kept in mind.
 const REASONS_MAX: usize = 4_096;
 /// A status is asked for now: what is remembered must do if Postgres takes longer.
@@ -142,7 +154,8 @@ impl FailedSaves {
                 constraint: why.constraint.as_deref().map(str::to_owned),
                 message: why.message.to_string(),
             };
-            reasons.note(*sequence, Refusal { reason, accepted_at: save.accepted_at, failed_at: SystemTime::now() });
+            let (key, accepted_at) = (save.key.clone(), save.accepted_at);
+            reasons.note(*sequence, Refusal { key, reason, accepted_at, failed_at: SystemTime::now() });
             open.index.add(Row { sequence: *sequence, collection: save.collection, key: save.key.clone() }, backlog.through());
         }
         // After those that failed: a save may overtake one of its own transaction.
@@ -179,6 +192,42 @@ impl FailedSaves {
         let filter = FailedFilter { sequences: Some(vec![sequence]), ..FailedFilter::default() };
         let query = FailedQuery { filter, after: Sequence::ZERO, newest_first: false, bodies: false, rows_max: 1, bytes_max: u64::MAX };
         Ok(self.list(&query).await?.rows.pop())
+    }
+
+    /// What failed in a part of a lane, of the collections that are wanted: some of it, oldest first, and up to where that is all.
+    pub(super) fn between(&self, span: (Sequence, Sequence), max: usize, wanted: impl Fn(&str) -> bool) -> (Vec<Told>, Sequence) {
+        let open = self.open();
+        // After the rows: it knows the number of every collection in them.
+        let collections = self.0.collections.now();
+        let (failed, ends) = open.index.between(span, max, |id| wanted(&collections.get(id).name));
+        let reasons = lock(&self.0.reasons);
+        let told = failed.into_iter().map(|(sequence, collection)| Told {
+            sequence,
+            collection: collections.get(collection).name.to_string(),
+            refusal: reasons.get(sequence).cloned(),
+        });
+        (told.collect(), ends)
+    }
+
+    /// Up to here outcomes can't be told any more: closed rows were forgotten.
+    pub(super) fn horizon(&self) -> Sequence {
+        self.open().index.horizon()
+    }
+
+    /// The rows of failed saves, as far as they are there; without bodies.
+    pub(super) async fn rows_of(&self, mut sequences: Vec<Sequence>) -> Result<Vec<FailedRow>, Failure> {
+        let mut rows = Vec::with_capacity(sequences.len());
+        while !sequences.is_empty() {
+            let filter = FailedFilter { sequences: Some(sequences.clone()), ..FailedFilter::default() };
+            let rows_max = u32::try_from(sequences.len()).unwrap_or(u32::MAX);
+            let query =
+                FailedQuery { filter, after: Sequence::ZERO, newest_first: false, bodies: false, rows_max, bytes_max: ROWS_BYTES_MAX };
+            let page = self.list(&query).await?;
+            let last = page.rows.last().filter(|_| page.more).map(|row| row.sequence);
+            sequences.retain(|&sequence| last.is_some_and(|last| sequence > last));
+            rows.extend(page.rows);
+        }
+        Ok(rows)
     }
 
     /// How many are open, by collection.

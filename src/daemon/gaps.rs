@@ -54,6 +54,11 @@ impl Gaps {
         self.lock().iter().any(|gap| gap.lane == lane && gap.after < sequence && sequence <= gap.through)
     }
 
+    /// The last save that was given up. Up to there no watermark may say what became of saves.
+    pub(super) fn end(&self) -> Sequence {
+        Sequence::from_u64(self.lock().iter().map(|gap| gap.through).max().unwrap_or_default())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Gap>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,14 +12,15 @@ use super::{
     layout::{Handover, Layout},
     log::LaneLog,
     observe::Observer,
-    outcomes::Superseded,
     recovery::Backlogs,
+    rewinds::Rewinds,
     target::LaneTarget,
 };
 use crate::{
     drain::{End, Lane, LaneBacklog, LaneHandle, LaneParts, Ownership},
     journal::{Ledger, LedgerError, Monitor, Reader},
     limits::Limits,
+    outcomes::Superseded,
     postgres::Postgres,
     save::{LaneId, Sequence},
     settings::Settings,
@@ -42,7 +43,8 @@ pub(super) struct LaneMaker<'a> {
     pub(super) handover: &'a Handover,
     pub(super) failed: &'a FailedSaves,
     pub(super) gaps: &'a Gaps,
-    pub(super) superseded: &'a Superseded,
+    pub(super) rewinds: &'a Rewinds,
+    pub(super) superseded: &'a Arc<Superseded>,
     pub(super) observer: &'a Observer,
     pub(super) take_over: bool,
     /// The last save that the journal held at this start.
@@ -89,6 +91,8 @@ impl LaneMaker<'_> {
             collections: self.collections.clone(),
             row_key: row_key(&name),
             gaps: self.gaps.clone(),
+            rewinds: self.rewinds.clone(),
+            superseded: Arc::clone(self.superseded),
         };
         let parts = LaneParts {
             id,
@@ -103,7 +107,7 @@ impl LaneMaker<'_> {
                 handover: self.handover.clone(),
                 begins: self.layout.begins(),
                 failed: self.failed.clone(),
-                superseded: self.superseded.clone(),
+                superseded: Arc::clone(self.superseded),
                 journal: self.journal,
                 lane: Arc::clone(&name),
                 lane_id: id,

@@ -1,9 +1,12 @@
 //! The journal as a lane sees it: its own saves, with numbers instead of names.
 
-use super::{catalog::SharedCollections, gaps::Gaps};
+use std::sync::Arc;
+
+use super::{catalog::SharedCollections, gaps::Gaps, rewinds::Rewinds};
 use crate::{
     drain::{Log, LogError},
     journal::{Ledger, Monitor, ReadError, Reader},
+    outcomes::Superseded,
     save::{Accepted, LaneId, Sequence},
 };
 
@@ -22,6 +25,8 @@ pub(super) struct LaneLog {
     /// The ledger's key for the row's existence.
     pub(super) row_key: String,
     pub(super) gaps: Gaps,
+    pub(super) rewinds: Rewinds,
+    pub(super) superseded: Arc<Superseded>,
 }
 
 impl Log for LaneLog {
@@ -54,6 +59,13 @@ impl Log for LaneLog {
     async fn note_gap(&self, after: Sequence, through: Sequence) -> Result<(), LogError> {
         let (gaps, ledger, lane) = (self.gaps.clone(), self.ledger.clone(), self.lane);
         let noted = tokio::task::spawn_blocking(move || gaps.note(&ledger, lane, after, through)).await.expect("the ledger doesn't panic");
+        noted.map_err(|error| LogError::Broken(error.to_string()))
+    }
+
+    async fn note_rewind(&self, to: Sequence) -> Result<(), LogError> {
+        self.superseded.lose(self.lane, to);
+        let (rewinds, ledger) = (self.rewinds.clone(), self.ledger.clone());
+        let noted = tokio::task::spawn_blocking(move || rewinds.note(&ledger, to)).await.expect("the ledger doesn't panic");
         noted.map_err(|error| LogError::Broken(error.to_string()))
     }
 }

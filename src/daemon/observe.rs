@@ -123,6 +123,7 @@ fn label(rpc: grpc::Rpc) -> Rpc {
         grpc::Rpc::SaveStream => Rpc::SaveStream,
         grpc::Rpc::GetTicket => Rpc::GetTicket,
         grpc::Rpc::AwaitTicket => Rpc::AwaitTicket,
+        grpc::Rpc::WatchOutcomes => Rpc::WatchOutcomes,
         grpc::Rpc::Flush => Rpc::Flush,
         grpc::Rpc::Get => Rpc::Get,
         grpc::Rpc::Load => Rpc::Load,

@@ -16,8 +16,7 @@ use crate::{
     drain::{LaneHandle, LaneState},
     failed::FailedRow,
     journal::{Ledger, LedgerError},
-    outcomes::{Outcome, Pace, Reason, Recent, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
-    postgres::Written,
+    outcomes::{Outcome, Pace, Reason, State, Superseded, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
     save::Sequence,
 };
 
@@ -35,34 +34,6 @@ pub(super) fn ticket_key(ledger: &Ledger) -> Result<[u8; Tickets::KEY_BYTES], Le
     Ok(key)
 }
 
-/// Saves without effect that were settled of late. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Superseded(Arc<Mutex<Recent<()>>>);
-
-/// How many of them are kept in mind.
-const SUPERSEDED_MAX: usize = 65_536;
-
-impl Default for Superseded {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Recent::new(SUPERSEDED_MAX))))
-    }
-}
-
-impl Superseded {
-    /// A transaction was committed. Before its lane's position is shown.
-    pub(super) fn settled(&self, written: &Written) {
-        if written.superseded.is_empty() {
-            return;
-        }
-        let mut known = lock(&self.0);
-        written.superseded.values().flatten().for_each(|&sequence| known.note(sequence, ()));
-    }
-
-    fn holds(&self, sequence: Sequence) -> bool {
-        lock(&self.0).get(sequence).is_some()
-    }
-}
-
 /// What became of saves. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Outcomes(Arc<Shared>);
@@ -71,7 +42,7 @@ struct Shared {
     lanes: Vec<Followed>,
     failed: FailedSaves,
     gaps: Gaps,
-    superseded: Superseded,
+    superseded: Arc<Superseded>,
     collections: SharedCollections,
     /// This start.
     run: u64,
@@ -90,7 +61,7 @@ impl Outcomes {
     pub(super) fn new(
         lanes: &[LaneHandle],
         failed: FailedSaves,
-        (gaps, superseded): (Gaps, Superseded),
+        (gaps, superseded): (Gaps, Arc<Superseded>),
         collections: SharedCollections,
         (run, begins): (u64, Sequence),
     ) -> Self {

@@ -14,13 +14,13 @@ use super::{
     layout::{Handover, before_the_layout},
     log::LaneLog,
     observe::Observer,
-    outcomes::Superseded,
 };
 use crate::{
     collections::{Across, Collections, Reaches},
     drain::{LaneBacklog, Target, What, Work},
     failed::SaveKind,
     limits::Limit,
+    outcomes::Superseded,
     postgres::{self, Action, ApplyError, FailedSave, Failure, PositionRow, Postgres, Writer, Written},
     save::{Accepted, Body, Change, LaneId, Sequence},
 };
@@ -48,7 +48,7 @@ pub(super) struct LaneTarget {
     pub(super) statement_rows: Arc<Limit>,
     /// `failed.saves_max`
     pub(super) failed_saves: Arc<Limit>,
-    pub(super) superseded: Superseded,
+    pub(super) superseded: Arc<Superseded>,
     /// For the saves behind a row at fault.
     pub(super) log: LaneLog,
 }
@@ -168,7 +168,7 @@ impl Target for LaneTarget {
                 given_up.iter().zip(std::iter::repeat(why)).filter_map(|(accepted, why)| Some((accepted.clone(), why?.clone())));
             let failed: Vec<_> = condemned.chain(written.failed.iter().cloned()).collect();
             self.failed.settled(&failed, &written.closed, &self.backlog);
-            self.superseded.settled(written);
+            written.superseded.iter().for_each(|(&collection, saves)| self.superseded.note(self.lane_id, collection, saves));
             self.observer.settled(generation, &failed, written);
             self.statement_rows.saw(written.statement_rows);
         }

@@ -66,7 +66,9 @@ impl<T: Target, L: Log> Lane<T, L> {
             }
             self.plan.row_noted();
         }
-        self.handle.show_lost(position);
+        if let Err(error) = self.lose(position).await {
+            return self.contact_failed(Need::Halt, &halting(error.to_string(), "look after the journal's disk"));
+        }
         // Counted again with every connection: they are rows, and may have gone back in time or been taken care of in SQL.
         if let Err(failure) = self.target.count_failed().await {
             return self.contact_failed((&failure).into(), &failure);
@@ -91,6 +93,15 @@ impl<T: Target, L: Log> Lane<T, L> {
         }
         self.go_on(over);
         self.publish();
+    }
+
+    /// Less may be in Postgres than was. Noted first: who was told of more must learn of it, also after a crash.
+    async fn lose(&mut self, position: Sequence) -> Result<(), LogError> {
+        if self.handle.shows_more_than(position) {
+            self.log.note_rewind(position).await?;
+            self.handle.show_lost(position);
+        }
+        Ok(())
     }
 
     pub(super) fn seal(&mut self) {

@@ -115,6 +115,11 @@ impl LaneHandle {
         self.0.confirmed.borrow().then(|| *self.0.position.borrow())
     }
 
+    /// Up to where every save of the lane has its outcome, once Postgres has said in this run where it stands.
+    pub fn settled(&self) -> Option<Sequence> {
+        self.confirmed_position().map(|position| self.backlog().settled(position))
+    }
+
     /// Returns once Postgres has said where it stands.
     pub async fn confirmed(&self) {
         // The sender lives in what `self` holds.
@@ -150,6 +155,11 @@ impl LaneHandle {
     /// Whether Postgres has said since the start that it holds everything up to `through`.
     pub(super) fn holds(&self, through: Sequence) -> bool {
         self.confirmed_position().is_some_and(|position| position >= through)
+    }
+
+    /// Whether Postgres was shown to hold more than this.
+    pub(super) fn shows_more_than(&self, position: Sequence) -> bool {
+        *self.0.position.borrow() > position
     }
 
     /// Postgres holds less than it did: that is true before anything is done about it.

@@ -61,6 +61,14 @@ struct Inner {
     /// What is settled and may still be looked for.
     kept: Kept,
     passed: Passed,
+    lull: Lull,
+}
+
+/// No save of the lane lies between these two: they were offered one after the other, the second when nothing was left.
+#[derive(Debug, Default)]
+struct Lull {
+    after: Sequence,
+    before: Sequence,
 }
 
 /// The saves of other lanes since this one's last save or move. It has been offered everything that it will ever be up to there.
@@ -128,6 +136,7 @@ impl LaneBacklog {
             refolded: None,
             kept: Kept::default(),
             passed,
+            lull: Lull::default(),
         };
         let shared = Shared {
             inner: Mutex::new(inner),
@@ -147,6 +156,9 @@ impl LaneBacklog {
         let mut saved = Footprint::default();
         let mut inner = self.lock();
         let (was_empty, was_full) = (inner.since.is_none(), inner.backlog.sealed().len());
+        if let Some(first) = group.first().filter(|_| inner.backlog.is_empty() && inner.out.is_empty()) {
+            inner.lull = Lull { after: inner.backlog.through(), before: first.sequence };
+        }
         for accepted in group {
             saved += inner.backlog.offer(accepted);
         }
@@ -196,6 +208,20 @@ impl LaneBacklog {
     pub fn passed(&self) -> Sequence {
         let inner = self.lock();
         inner.passed.through.max(inner.backlog.through())
+    }
+
+    /// Up to where every save of the lane is in Postgres or has failed, if its position is this one: beyond it, where the lane
+    /// has had no saves.
+    pub fn settled(&self, position: Sequence) -> Sequence {
+        let inner = self.lock();
+        let Lull { after, before } = inner.lull;
+        if position >= inner.backlog.through() {
+            position.max(inner.passed.through)
+        } else if position >= after {
+            position.max(before.previous())
+        } else {
+            position
+        }
     }
 
     /// What waits.
@@ -324,5 +350,48 @@ impl LaneBacklog {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.inner.lock().expect("folding doesn't panic")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backlog::model::{ROWS, save},
+        save::{Body, Change},
+        settings::Settings,
+    };
+
+    fn seq(n: u64) -> Sequence {
+        Sequence::from_u64(n)
+    }
+
+    fn backlog() -> LaneBacklog {
+        LaneBacklog::new(1_000, seq(3), Arc::default(), &Limits::new(&Settings::default()))
+    }
+
+    fn offer(backlog: &LaneBacklog, sequence: u64) {
+        let body = Body::parse(b"{\"c0\": 1}").expect("a body");
+        backlog.recover(vec![Accepted { sequence: seq(sequence), save: save(1, ROWS, Change::Set(body)) }]);
+        backlog.pass(seq(sequence), 0);
+    }
+
+    #[test]
+    fn a_lane_is_settled_up_to_where_it_has_had_no_saves() {
+        let backlog = backlog();
+        assert_eq!(backlog.settled(seq(3)), seq(3));
+        backlog.pass(seq(9), 0);
+        assert_eq!(backlog.settled(seq(3)), seq(9), "others have passed it by");
+        assert_eq!(backlog.settled(seq(2)), seq(2), "postgres went back in time");
+        offer(&backlog, 10);
+        backlog.pass(seq(20), 0);
+        assert_eq!([2, 3, 10].map(|n| backlog.settled(seq(n)).get()), [2, 9, 20], "it has one again");
+        let _written = backlog.seal().expect("a generation");
+        offer(&backlog, 21);
+        assert_eq!([2, 3, 10, 21].map(|n| backlog.settled(seq(n)).get()), [2, 9, 10, 21], "and another one while that is written");
+        drop(backlog.settle(seq(21)));
+        offer(&backlog, 22);
+        backlog.pass(seq(30), 0);
+        assert_eq!([10, 22].map(|n| backlog.settled(seq(n)).get()), [10, 30]);
     }
 }

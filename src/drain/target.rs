@@ -62,6 +62,9 @@ pub trait Log: Send + Sync {
 
     /// Makes durable that the lane's saves after `after` up to `through` were given up.
     fn note_gap(&self, after: Sequence, through: Sequence) -> impl Future<Output = Result<(), LogError>> + Send;
+
+    /// Makes durable that Postgres went back in time, to here: outcomes of the lane's saves above were told and no longer hold.
+    fn note_rewind(&self, to: Sequence) -> impl Future<Output = Result<(), LogError>> + Send;
 }
 
 /// One transaction.

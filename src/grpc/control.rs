@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::{
     collections::Collections,
     failed::{FailedFilter, FailedPage, FailedQuery},
-    outcomes::{Outcome, Ticket, TicketStatus, Untold, Waiting},
+    outcomes::{Outcome, Ticket, TicketStatus, Untold, Waiting, Watch, WatchEnd, WatchEvent},
     save::{LaneId, Sequence},
     status::StatusSnapshot,
 };
@@ -83,6 +83,12 @@ pub trait Control: Send + Sync + 'static {
     /// Waits for the outcome of a save, and ends its lane's window. To be asked for before [`Self::ticket`] or [`Self::outcomes`],
     /// so that nothing is missed; and asked again afterwards: Postgres may have gone back in time.
     fn wait(&self, ticket: Ticket) -> Waiting;
+
+    /// What a watcher is to be told next; waits until there is something. Dropped before that, nothing is lost.
+    ///
+    /// # Errors
+    /// The watch has ended.
+    async fn watched(&self, watch: &mut Watch) -> Result<Vec<WatchEvent>, WatchEnd>;
 
     /// How the daemon stands.
     async fn status(&self) -> StatusSnapshot;

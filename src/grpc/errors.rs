@@ -177,6 +177,11 @@ pub(super) fn save_failed(ticket: String, failure: Failure) -> Status {
     status(Code::FailedPrecondition, message.chars().take(MESSAGE_CHARS_MAX).collect::<String>(), details, reason)
 }
 
+/// A watch has ended: where another may go on.
+pub(super) fn watch_ended(code: Code, reason: ErrorReason, message: &str, resume_token: String) -> Status {
+    status(code, message, info(reason, [("resume_token", resume_token)]), reason)
+}
+
 /// What stands in the way of a flush.
 pub(super) fn lane(reason: ErrorReason, lane: &str, message: String) -> Status {
     status(Code::FailedPrecondition, message, info(reason, [("lane", lane.to_owned())]), reason)

@@ -17,6 +17,8 @@ pub enum Rpc {
     GetTicket,
     /// `AwaitTicket`
     AwaitTicket,
+    /// `WatchOutcomes`
+    WatchOutcomes,
     /// `Flush`
     Flush,
     /// `Get`
@@ -34,6 +36,7 @@ impl Rpc {
             Self::SaveStream => "SaveStream",
             Self::GetTicket => "GetTicket",
             Self::AwaitTicket => "AwaitTicket",
+            Self::WatchOutcomes => "WatchOutcomes",
             Self::Flush => "Flush",
             Self::Get => "Get",
             Self::Load => "Load",

@@ -22,6 +22,7 @@ use super::{
     show, stream,
     validate::{Findings, Path, validate},
     violations::Violations,
+    watch,
 };
 use crate::{
     collections::Collections,
@@ -113,8 +114,12 @@ impl save_service_server::SaveService for SaveService {
 
     type WatchOutcomesStream = Responses<WatchOutcomesResponse>;
 
-    async fn watch_outcomes(&self, _: Request<WatchOutcomesRequest>) -> Result<Response<Self::WatchOutcomesStream>, Status> {
-        Err(errors::not_implemented("SaveService.WatchOutcomes"))
+    async fn watch_outcomes(&self, request: Request<WatchOutcomesRequest>) -> Result<Response<Self::WatchOutcomesStream>, Status> {
+        let call = OpenCall::begin(&self.0.events, Rpc::WatchOutcomes);
+        self.0.check_phase()?;
+        let permit = self.0.limits.awaiting_calls.permit(1).map_err(errors::limit_reached)?;
+        let watch = self.0.new_watch(request.into_inner())?;
+        Ok(Response::new(Box::pin(watch::watch(Arc::clone(&self.0), watch, (permit, call)))))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
@@ -284,7 +289,7 @@ impl Door {
     }
 
     /// The lanes of these collections; of none, all.
-    fn lanes_of(&self, names: &[String]) -> Result<Vec<LaneId>, Status> {
+    pub(super) fn lanes_of(&self, names: &[String]) -> Result<Vec<LaneId>, Status> {
         if names.is_empty() {
             return Ok(self.all_lanes());
         }

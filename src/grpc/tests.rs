@@ -10,3 +10,4 @@ mod persisted;
 mod stream;
 mod tickets;
 mod unary;
+mod watch;

@@ -42,6 +42,8 @@ labels! {
         Get = "Get",
         /// Reads many.
         Load = "Load",
+        /// A watcher of outcomes.
+        WatchOutcomes = "WatchOutcomes",
         /// Everything else.
         Other = "other",
     }

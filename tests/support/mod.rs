@@ -32,6 +32,7 @@ mod replica;
 pub(crate) mod samples;
 pub(crate) mod saves;
 pub(crate) mod strace;
+pub(crate) mod watcher;
 
 pub(crate) use database::{Database, rows as database_rows};
 pub(crate) use disk::Disk;

@@ -5,7 +5,10 @@
 //! compared with the rows that are known then. Saves that were handed on before are in Postgres once the lane's position has
 //! reached the row's `since`; each of them that is later than the row has closed it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::Bound,
+};
 
 use crate::{
     backlog::{Generation, Retry},
@@ -178,6 +181,32 @@ impl Index {
         }
     }
 
+    /// Those that failed after `after`, whatever became of them later: some `max` that are `ours`, and up to where that is all.
+    pub(super) fn between(
+        &self,
+        (after, through): (Sequence, Sequence),
+        max: usize,
+        ours: impl Fn(CollectionId) -> bool,
+    ) -> (Vec<(Sequence, CollectionId)>, Sequence) {
+        let span = (Bound::Excluded(after), Bound::Included(through));
+        let open = self.known.range(span).map(|(&sequence, known)| (sequence, known.collection));
+        let closed = self.closed.range(span).map(|(&sequence, &(collection, _))| (sequence, collection));
+        // Some of either, and up to where they are all.
+        let (mut failed, mut surplus): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
+        for (n, one) in open.take(max + 1).enumerate().chain(closed.take(max + 1).enumerate()) {
+            if n < max { failed.push(one) } else { surplus.push(one.0.previous()) }
+        }
+        let ends = surplus.into_iter().fold(through, Sequence::min);
+        failed.retain(|&(sequence, collection)| sequence <= ends && ours(collection));
+        failed.sort_unstable_by_key(|&(sequence, _)| sequence);
+        (failed, ends)
+    }
+
+    /// Up to here closed ones were forgotten.
+    pub(super) fn horizon(&self) -> Sequence {
+        self.horizon
+    }
+
     pub(super) fn standing(&self, sequence: Sequence) -> FailedStanding {
         match self.known.get(&sequence) {
             _ if self.retrying.contains_key(&sequence) => FailedStanding::Retrying,
@@ -330,6 +359,23 @@ mod tests {
         assert_eq!(counts, [(ROWS, 2), (LOG, 1)]);
         [3, 6, 7].into_iter().for_each(|sequence| index.close(seq(sequence), FailedState::Retried));
         assert!(index.len() == 0 && index.counts().is_empty() && index.collections.is_empty());
+    }
+
+    #[test]
+    fn what_failed_is_found_by_pages_whatever_became_of_it() {
+        let mut index = index(&[(3, 1), (4, 1), (6, 2), (8, 2)]);
+        index.add(Row { sequence: seq(5), collection: LOG, key: Key::none() }, seq(9));
+        index.close(seq(4), FailedState::Discarded);
+        index.close(seq(6), FailedState::Overtaken);
+        let found = |after, through, max, of: Option<CollectionId>| {
+            let (failed, ends) = index.between((seq(after), seq(through)), max, |id| of.is_none_or(|of| of == id));
+            (failed.iter().map(|(sequence, _)| sequence.get()).collect::<Vec<_>>(), ends.get())
+        };
+        assert_eq!(found(0, 9, 9, None), (vec![3, 4, 5, 6, 8], 9));
+        assert_eq!(found(3, 7, 9, Some(ROWS)), (vec![4, 6], 7));
+        assert_eq!(found(0, 9, 1, None), (vec![3, 4], 4), "the second open one is the fifth");
+        assert_eq!(found(4, 9, 1, Some(ROWS)), (vec![6], 7), "what is another's counts too");
+        assert_eq!(found(8, 9, 1, None), (vec![], 9));
     }
 
     #[test]

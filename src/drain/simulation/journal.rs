@@ -38,4 +38,8 @@ impl Log for FakeJournal {
     async fn note_gap(&self, _after: Sequence, _through: Sequence) -> Result<(), LogError> {
         Ok(())
     }
+
+    async fn note_rewind(&self, _to: Sequence) -> Result<(), LogError> {
+        Ok(())
+    }
 }

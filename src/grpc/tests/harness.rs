@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    sync::{OwnedMutexGuard, mpsc, watch},
+    sync::{Notify, OwnedMutexGuard, mpsc, watch},
     task::JoinHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,7 +26,7 @@ use crate::{
         ReadError, ReadObject, Reads, RequestIds, Resume, SettleError, Streams, door::Door, fixtures, save_service::SaveService, serve,
     },
     limits::Limits,
-    outcomes::{Named, Outcome, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting},
+    outcomes::{Named, Outcome, State, Ticket, TicketStatus, Tickets, Untold, Waiters, Waiting, Watch, WatchEnd, WatchEvent},
     proto::{
         self, SaveStreamRequest, SaveStreamResponse, admin_service_client::AdminServiceClient, save::Change,
         save_service_client::SaveServiceClient, save_stream_response::Event,
@@ -161,6 +161,11 @@ pub(super) struct FakeDaemon {
     pub(super) waiters: Arc<Waiters>,
     /// The newest save that the lane was given.
     pub(super) newest: Mutex<Sequence>,
+    /// What a watcher is told next; nothing, if there is none.
+    pub(super) told: Mutex<VecDeque<Result<Vec<WatchEvent>, WatchEnd>>>,
+    pub(super) telling: Notify,
+    /// Those who watch, as they asked.
+    pub(super) watches: Mutex<Vec<Watch>>,
 }
 
 impl FakeDaemon {
@@ -168,6 +173,12 @@ impl FakeDaemon {
     pub(super) fn settle(&self, sequence: u64, outcome: Result<TicketStatus, Untold>) {
         self.outcomes.lock().expect("no test panics under it").insert(Sequence::from_u64(sequence), outcome);
         self.waiters.settled(Sequence::from_u64(sequence));
+    }
+
+    /// A watcher is to be told this.
+    pub(super) fn tell(&self, told: Result<Vec<WatchEvent>, WatchEnd>) {
+        self.told.lock().expect("no test panics under it").push_back(told);
+        self.telling.notify_one();
     }
 }
 
@@ -297,6 +308,17 @@ impl Control for FakeDaemon {
         self.waiters.wait(ticket.sequence)
     }
 
+    async fn watched(&self, watch: &mut Watch) -> Result<Vec<WatchEvent>, WatchEnd> {
+        self.watches.lock().expect("no test panics under it").push(watch.clone());
+        loop {
+            let told = self.told.lock().expect("no test panics under it").pop_front();
+            match told {
+                Some(told) => return told,
+                None => self.telling.notified().await,
+            }
+        }
+    }
+
     async fn status(&self) -> StatusSnapshot {
         StatusSnapshot {
             version: "0.1.0",
@@ -392,6 +414,9 @@ pub(super) async fn start_unready(adjust: impl FnOnce(&mut GrpcSettings)) -> Har
         outcomes: Mutex::default(),
         waiters: Arc::default(),
         newest: Mutex::default(),
+        told: Mutex::default(),
+        telling: Notify::new(),
+        watches: Mutex::default(),
     });
     let limits = Limits::new(&settings);
     let (health, stop) = (Health::default(), CancellationToken::new());

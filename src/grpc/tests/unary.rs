@@ -87,9 +87,8 @@ async fn numbers_of_another_version_are_refused_and_not_ignored() {
 #[tokio::test]
 async fn rpcs_whose_time_has_not_come_are_named() {
     let door = start().await;
-    let (mut saves, mut admin) = (door.saves().await, door.admin().await);
+    let mut admin = door.admin().await;
     let statuses = [
-        ("SaveService.WatchOutcomes", soon(saves.watch_outcomes(WatchOutcomesRequest::default())).await.err()),
         ("AdminService.WatchStatus", soon(admin.watch_status(WatchStatusRequest::default())).await.err()),
         ("AdminService.Drain", soon(admin.drain(DrainRequest::default())).await.err()),
     ];
