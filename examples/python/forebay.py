@@ -220,7 +220,7 @@ class Saved:
     failure: Failure | None
     """Of a batch: why, if the state is FAILED."""
     superseded: bool
-    """PERSISTED without effect: the row had a higher version."""
+    """PERSISTED without effect: the row had a version as high."""
     deduplicated: bool
     """It had been accepted before, under the same request id."""
 
@@ -290,7 +290,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Superseded:
-    """A save is PERSISTED without effect: the row had a higher version. Not told again after a break."""
+    """A save is PERSISTED without effect: the row had a version as high. Not told again after a break."""
 
     ticket: str
     collection: str
@@ -968,51 +968,51 @@ class _Messages:
 
 # Written by embed.py from proto/forebay/v1 and google_rpc.proto: a FileDescriptorSet, compressed.
 _DESCRIPTORS = """
-c-pl)O>-kzQd|14rIc)|tKHph^~dzoZ1>KX!9DF^_G@4V*^=F&WyzG}?wBEnin3I;H7%($s*=54I1n2_#0H0rJrFEhmIz{(AUMH^;KYd|2d-S;Km`AR13~8d
-sCxC`j~<$vUS_`c^5yr-dV+r|z^x;9<{aARPfwpc_3Tq;V>)wvR|f&!IDJ-qc<j2zBj+i@9L|rP4(2o4AG#AxTYV>v_lIN0^X>7J6BvK4L9UBy>kk3??r7xn
+c-pl)O>-kzQd|14rIc)|tKHph^~dzoZ1>KX!9DF^_G@4V*^=F&WyzG}?wBEnin3I;H7%($s*=54I1n2_#0H0rJrFEhmIwj}f)ktwPF&a{2d-S;Km`AR13~8d
+sCxC`j~<$vUS_`c^5yr-dV+r|z^x;9<{aARPfwpc_3Tq;V>)wvR|f&!IDJ-qc<j2zBj+i@9L|rP4(2o4AG#AxTYV>v_lIN0^X>7J6BvK0L9UBy>kk3??r7xn
 Y4)1-NPE9%DiFN_+1JkbTINv}5%g1Eh1{1O(q@si{QMgx8|fdy!oV3hzO$A?cxhAL2-)4JGYrxS8d}vJ4A$~|Rs6YCfQ9~vJvnv^{Ke@F3l?|m;b=Z{^ePm*
-uSR$R+<-F~jQJ5Jo<FmP6CXJhN01PG4Hoh6o_*{vo{Od&8b8fKxi{>;cKj}`H23shhkUrl^5z}&5Fw#saw;TWJmL(pZA+Us)d_-kQ_|?4Ldov;ovCk;Iv6vh
-&FTi%)rQm+ZX|SN0w*Vc{##IX=YHQEJA8KT%Go7B&!)c%<(cEp&T%pw14U1gC@~m68OhO`Po0_P44lE*0umHV1){$LB{E0PvQHd)u(pT<IV2!ZjUf7O!!m9?
+uSR$R+<-F~jQJ5Jo<FmP6CXJhN01PG4Hoh6o_*{vo{Od&8b8fKxi{>;cKj}`H23shg?zZj^5z}&5Fw#saw;TWJmL(pZA+Us)d_-kQ_|?4Ldov;ovCk;Iv6vh
+&FTi%)rQm+ZX|SN0w*Vc{u@ws=YHQEJA8KT%Go7B&!)c%<(cEp&T%pw14U1gC@~m68OhO`Po0_P44lE*0umHV1){$LB{E0PvQHd)u(pT<IV2!ZjUf7O!ZL0>
 9HVFk)|ox@*9wfuy9p-i!d%UzV8Sb;U;i9{P=~|O&_73|->x5+wXJ5W+56l&Xm|G;+s&P3qh9%jehY3WxbEleZ3Jtm>s1B3-!Qw)ZVxe;^}o}gq^MB84{N>V
 _KQZ(>h@~AMr?UpCxYE?wCm0GF7AL##W2Ah`W?6#!R^$VEktA!lj_axcFn9KE|=Kqp#7rVdDX7uw{~H9;G8NZwXc2gM2--{-TP@6E<P1MPoMp526hDD%V&oR
 jPPUl#kb%=EVx*nGdmsj(}GNT9ID=p#}<2XE~3g`ql_u4n9f&oRIL6@$k9aRO{L9>>Ku%WVfAkV3<9MyM_S&z9SI)+)>J6<2LLm^ku@9$*DeZ3b3h@ZZ;wWY
-cK<bV77Q73Z2W}=WzMKK#X#Zcw_!mz29GXc6b6LMwE}_xW%QK!bTsUfO*5tnW&{><vs~QGjDOakLcDF+e*Z*D@(J=mj)v@IQ$@+qbPn5h$HP8jxL}G=Ovc%-
-DdXH_GS0_jJcJv{F@&5yg2kER%}2gG$?e2R7}}I%36W-!A~pU>0|@87EoCavJ$sGlewAMTOXC9R`ZLEKOU2%UqQ?LvUzyn$0L6<3agUBXhiA2%DMq0+WG}Y{
-4EksG#1}E&6HJu|#?R};3?qMS!%#K95YzmRGoY&{6}sQV(@dR-GZ67$Ey6aV?JztQ3Y=1}Lm5|`xMw40a4fW6+I*OtSyQNReq@&Z30d9I+!G#287Z-V$q8_-
-q$P$)xk8(%4DT>JG0Z8q79sDPIuqac6ACfPp|Ebs6HC0vDwuqrKZ8}3Rm(q_x%1-_q41k3uE$Y0WpO<8yy4_n=s#k}9cCgXl~SgpGrj{Q1x~CS4QC$rkDSQ|
-x(>OK?MYi>zl{^rWJ11FQAs}e3UbIW!q|ApD2FlkAjWeM_ZUlYagi#vuSIM>bnZ;dx!=TFjX&04DWdobH$<`Y-2o38d6WIVxTMrKU~%C1xCwb1DQ7iN{M07r
-rX(`fp|a};Z<I0Ng7{@L;D$mQMAQY36|ZStr53lQpff%My++m9^)}swn-S`-z3uP8>MP0x9bT1sa^pu(3hx^{Ens1)fOzfd&8hNrUpo___!5Wp2xR<=2Df6X
-3r0VI;u%Ks+1Q@F7QEh4d3`03=)@tV{&C>@nPkM^CMvcHonQYfX5%#RK_qAd*l@BkC5#>$Pz)GLoL@_x|0ih95w0#wg3$|K=AsK<HoWjDo|U_XXT88Q7eD6L
-<;M5{z;0-xZ+uxbegvgm#cC<=x%0_D#$Yxe4`(-8+P*CAv*_U%wg)`O60IES--4C-gavO4x1NtD+|!HZvH)*$sPUIr4Yyo-a9!^2Lg8rUj;-(ri!^?LD!7H>
-bFEM>dEX^477tSlI+i#55!X%LED)fJ<Al}ZlUDOf%u$>}A)gN*H*?QqZ5HtpqH_kOduB3{Yd9rc7>U#xv8has81o6l7t<fZG9w5sf$R`DbBUl02{eAJK{41~
-Dp?B+^p2`O*^&5(ro9Cvl1Ey!obeHqcSdvX<l14&_yAp!&k)kRFl`!ZaJx11{OxeI*v9x%4elgRV!iJsS%?+X;jCyx{R{=q)1Kwqha-n)>sS;QiLplns1jx5
+cK<bV77Q73Z2Xx9WzMKK#X#Zcw_!mz29GXc6b6LMwE}_xW%QK!bTsUfO*5tnW&{><vs~QGj9+R{A>OuZzkebn`2_hOM??0qsiNd)I*0AM<6)mMTrkBbCgbea
+lyUAd8Rug%9>NXf7(&h;!Q#yE<|AL8<aXjD3~frXgh(?<ks5!Y0fckkmNJ#-p1nqNze=zFrE!6D{h4ErrDE?v(PIFTugq)=fa1l2xJO5x!?Rk>6r<1@vX@%}
+2K_U8;)|H?38qQ}<LC8ahLOLvVW^s4h-v=E8PL^}3f*twX{OG^8HjkW7Gaywb{L)t1x~5gp^Pg|+_RB0I2PJ3Z9YuStSMADKQc@Igskpp?g@{ijFecw<ODcZ
+(h|d@T%pZWhIbgA80M5)i;#Ctor!P!5rr7#P*^wRi6vfS6-++RpTVlis^y=|-1+f|Q20$1*W)OhvN#@k-f(g(^dB+g4l@yxN-0y)8Q+1D0w-3EhBJ@*N6zE}
+U5DJr_N1+`-^K}QG9h28s3f0!1vz9GVQjo)l*5>N5aYRsdyJ*HxJVV-*CMtbI(H`K+;8Ho#vf|16jA(z8=_eH?tll4yvcrFTvF;AusCph+=RT1l(U*Berl6*
+QxX~LP}y~aH_DiBLHsfra6_RDBI<(2iq|x+Qj1$t&>0_sUZd*ldYkUT%?S0^-u8E3^%doU4zEf*x$z??h4&4f7O*f?K)iPK=2ZE*ubqide2K$)1Ty|bgIlrH
+1*4xp@eHH+Y;4b73tn%jyuOl1bmEXw|2XjdOfq6{6BS#9&aZzKvvHdEAQChJY&cn&5=M^=C<crr&aWlU{}VLl2v-*-!RUoAbJ2w_8(#Pn&&plHvtD4Diy!mr
+a%21eU^leUH@>VIKZ4S(Vzm_b-1%f6V=x<#hqD_kZC@7mS@duW+XEhCiB=BvZ^6oZ!h*MjThGT6?&(EyS%9}W)cA9(hFh*ZxGwj1p>Q;F$5wcRMH;_A72HDc
+xmKu`yzdeii-#!&9m^a3i0dYA76{PAal&fyNvruw%u$>}A)gN*H*?QqZ5HtpqH_kOduB3{Yd9rc7>U#xv8has81o6l7t<fZG9w5sf$R`DbBUl02{eAJK{41~
+Dp?B+^p2`O*^&5(ro9Cvl1Ey!obeHqcSdvX<l14&_yAp!&k)kRFl`!ZaJx11{OxeI*v9x{4elgRV!iJsS%?+X;jCyx{R{=q)1Kwqha-n)>sS;QiLplns1jx5
 8UKS7ceprt(8M0g)(rbizQ)!Tmca)p;pIbER8<gb9dSLFk_7W>ZcN#jSE|+Y!|ox4$>?}dGjT+X%6^mConm}KLZN)t%P5*l0?PL!??MWZ1q!^zbtgQ^8gp0>
 WNBwdn14Q%M`ypuy(g}3P3EJKv_>4aaj3r!6|6)CmOB}pTlkBNncuaR3En}l$)Lvfp{%MUb#sihVhvFt@zMGamZKs<2fer5X|)>Ly=JFv?RDz$Hb@n2CkXbt
 4YS7^A#q%7pZX+~%;taQc_X09n+y8)M7Qxy^0vp!yt<Zh4dh1t9E!m;QokQ3Q!mNY2Nz()N*#Vl<W--ZAdcM2st+$h^TpoRKGKM_pdO2|7BA_dtR;)MHk6bi
-OOI@xtktUTT!<Izy@aJmHKad^l{|?utorUH6ns@Y@wXwnOEq}xG;)nQ3Ao_rQ^-*OkLq8^jZyupDG4|IO~|u2sz->_U|hYMf)QJP0V}cisT+~aQsZv*y-R8M
+OOI@xtktUTT!<Izy@aJmHKad^l{|?utorUH6ns@Y@wXwnOEq}xG;)nQ3Ao_rQ^-*OkLq8^jZyupDG4|Ib;z?gsz->_U|hYMf)QJP0V}cisT+~aQsZv*y-R8M
 +Hb!>_w$e7q0)7;2jk)7%{z4e=dS}gyOfCfT_mE<*yTgQgmBkmw*WnQLypw{|DA&c(Pqa)C_=3WTyltk0+4(rI^>xvd)!4v%{tr<0KRnRvxz-Y+JOSn98lt!
-%_pM3pr2UmRCs?~xpwCndPTzJl^ZLWsq6X2Slw9jsqBqQ(7_awSe{aghnXaigj<LZvfxDe52A^?z~<af&t+m}Bz=Dji{fBw#pLbecQ{H+l$82YSQrh*L%f+o
-vTM*Hj8qsWqY95FKZ`e;N=!B-4(qZ8(+=F6IA_!yj8K-7Lf8prnK$^99c7)ziF#y76oP8ifdx+y>$j;poZu;z*(Q++pdparAR)2ws|+khv8k!E3WdSYqs?Ta
-F&M{-$y``W-iPAA84b~fg9<hTP^l?|WBa}{o+9hq%9c5}CZJRx9OImcv@qO(jnTZ&wy7OsIkTBN6V*zQAPoXwBGTQ_fYhLVUn*SbJrzEy7JOwg{yhs2+H0ze
-el6NXy_II_K@T;oMY3uw!r^0Qa4zZ`F(L(^R}I+>iAyOMlOU<RIC76I_wY;f1y6`+S%5nns=o(IlJM}{XHH3EWdYnGm`cQrwh$rWc9|~N;+qSWzKu<7G-V5I
-hOYuwu2N<*&}@S*cyw7hn+?%oCej@V_KJh3SMJa3iD!$zQszfeVTKQtcyLKobBeSx*OPWODQ)BD8Z1TP5?v2Cx#&T%0U7$y%yGm@e8VC^xYFn|uyZ_i$p85^
-!C3zU3Nvb|O@e;yCEpzbQe%df^f36PiUL!|*#4p5hJF%N&`r*n>^I$=Uk@jI@3>pg1}_k4G7{q-asXlYyRbRJPK()h(s#t>!8q1T$X?V6$)&b&@^AjJdf|;e
-R(}VIv<{!Tc;(ar5wnT!3n3Pm5Le?xcql{tnG8ckMtUzj*+ha778m`I>p9o;zapcS&L^ibMU{BBLl7`+VGhGw(YI#<d4((UTcv>V8(h$AT2h)#x9RZ&^@A~~
-F$3Tu`AlLZcqU=|Gy|3JbUVY5@66PuyOwCWU)t<bpH*ZpeO8f6JgdNn7U<ZbMwKwDOCy?8^bXSNTRb!J73LEk&wsU<Ey*PgXo9f{I=ieyi`5$3j6lCex%w59
-_bL3!evfP<Xi6jDf}1vlB3W_=ADk`@MUvFmfhDnJ(7P@K=|a0wGK&t+6b9b@OxA|GjCX{QBt@CSepB=nK7VXaMU$e)A-nd}cmm6E-LRj^%U*7Gd|))7(sg_m
-^nxz`Gg##Bdt{#~S$=Mx@Q+r4&iGhFW)8nzWH#z>L)lxf8J51<wMt*(KQ!KuQ)*Oskl%oXBj$EOBlpt-4|h#d(9-7w=2g7Wc15@nq|x?nHrC!nT`?r@zKSpN
-1POYtXG8zQI&=p^hgY0<V<FHMgBX9v`-+hh3UPfeR`_d|mh+Jd!4p`SI6w3)g*EOPO9bAR>>2;0!5x#{9=$aQQ>+|GbEcoX*+1($!jSoZ>Kc-QJNM(AUjY`K
--<W{&F##KMSW6y22=H0_mBXEAUlpgtpE+DtaDS#jNm<~++9CelE0cWhwJE-e+avKHWG#hDhBqal`r$JdeM|QTaJSAA-T$LXFSt$^2T)DhJd9F(7xRlOHQ9h9
-B+{fca*llQ$)zM<Ed&|MP_9$5lWFAxSQ6u_I{NE>l!0P!8=_umtJZF$J~g`ww-nrVr`@KODtl{o6IK*dv)*b{GW1?d0q)j%&l@I@XX*Kwf~oEAw>~FCE`~50
-J(D5w^omYF?AH#u$kIX#{Jhqp=WUBI@J@rhxhtSjbOqe)b@ulWUR-~T5|D*2lR$H?*|T0W+x6sIJ_T3X>m0Ou;`AZ7+x&t~Pn(56v(assFB_HY`Tz>DKqQHF
-YcCsVTit-A5Y=taHmjJe0#LotYV>HI2vqd7v+IAa!AdMzqa8iq@BAz_Ax*`2_#{aO*Tn4~z}+N{RMcco3g3ZyNp$#pFq=-$dD$>~wHLTSZv7V;eKQE1nRa9*
-fV=D*bZe~`v-dDEN6_s~&)Pwqi1(FI<aVpmWsD|PC3Z+{XeG!d>LiM8wqMp-&3Yxb`LB5>*QnDezZUSmy10<V`|6QGFVR<z6@2?pQtH5HUp-kiM*He11tf1q
-vl=bhj8-efXfrxm(0v9Ayn@p2Mq{l~tyQaODCKL2EN^08Lt+(I>}yD(CK7#dwF{T%izg#_vM-(%aDN{v@!Y7tmq;!ttAF!yBC&iQ^klTxA4guTU6hKdPp%>p
-o1mgutdA;MO$Sj$M-s!^|1$8)g~-!g)(8~$%;blG^<U+o#9D*m(s>`&8m8GX(fexMPCMrD=(-WCa82gH=<|=@ek$5*{O&=c+e6=vQ&7Zc?(Mf4dyRIFMX85S
-jZp9yj)U#z>=86Z$Os-I+zV^xpw+@8g`p#Y!w_e(1i6rc!sJ7!#RN~CgWh&$FMM8INC<@`F_8m{=~$5pAss6+Vo5jPVT>*Ov1hS}%wlt;oM64)sMTA|cB8VC
-(1&1|ZBkiI$SMr>D~X+jjx44wcCw287~YN0?034oUCgAoPwge9lG+y588;F~Wa&k`XxAz0MX;}GJyfM>^*SA^+v>ck+)R)J`<RVaES;>reK+}84l4YHY|W;9
-=^5hAjF8J-uO9{9r{t4AE&a(~=E5g`+3P&{`$r9m%sHErBUdSDwRneo;Epk-$ld}UVG1dXaiM|j+hV)-Hp2651PgEM3980~a(^(X`Y9|$P~n3bE&Pj5{?s1L
-gQpv8@cqnpHREqIfUWRJ(>_#=hR$eUoetfRtv*9}tTGkO*w`WRmy+6CIf{(E>T_6*lJLi>2oVhO0X@GNI9`7?oGPs?6(mjKe*v*PAl(
+%_pM3pr2UmRCs?~xpwCndPTzJl^ZLWsq6X2Slw9jsqBqQ(7_awSe{aghnXaigj<LZvfxDe52A^?z~<af&t+m}Bz=Dji{fBw#pLbew>U~nl$82YSQrh*L%f+o
+vTM*Hj8qsWqY95FKZ`e;N=!B-4(qZ8(+=F6IA_!yj8K-7Lf8prnK$^99c7)ziF#y76oP8ifdx+y>$j;poZu;z*(Q++pdparAR)2wR~cB2VpCIR6$*o)N1Mq;
+V=#^vlew^%ybr~JGa8}|2Ni4xpi)x^$M$_^JVn;Il`V5{O+cwYIL0{>X<@hn8>4xlZBskOa%MAkCaRSpK^g?WM5Mc;0jWX#zErr<dn$ZZE%?f0{CgH4wAWM_
+{YtcpdMnM;gC1&Fi)7VWgu}<q;9S%>Vnhl+uNtx&5|>giCP7krapWFb?%|i{3!V_uvH*8DRDTbaB;nz?&zzFT$^y7WFqMcKZ6QL$?J`}k#Wxo$eH)wFXv!Aa
+3||GVT&2urpxFjr@aVF1HXEYFOr$#!>=g%5uiT&66VDcbrOc0{!VDiO@!*oG<`ijXt|#qmQrgDPHCT$oCAuDPa?yii12XiZnd69+_=ZJ-aHY{_VCQ)3kpJ^-
+g0cPy6lT;^n*{yZOTIe>q{a*{>0$6o6$Pe_vHe5A4gDmlpqrdC*>Ac#zaCEb-f_2}4PGG9WF*Ev<N(6(cVTmcoffn2r0<B$gK?~xkiDoCl1pvl<lp>b^}-u{
+to{xZX&pXw@ye+MB4!ic7eXvBA+E-Y@KA>OGZ}`8jPzc5vWWyEEH3&Z*K@Axe?>+uolj0>iYoDLhah0u!W@RVqHoUz@(Nexw@Lx!H@KkLw4^kfZqwrl>IY*|
+V+O!S@|na+@Jzz^X$C6c>2`)A-<hdRcP-I$zqHw>KC8%H`m7?CcvgWCEzq$=jVfVQmqs+H=pCfjw|HjcE6gW8p8skyTars0&;(-@baq*Z7OOS58G(L{a`h`H
+?^F1d{T|s!(3D2P1vhO9MY7}$J~&+*iX^GA150Adpm$ve(uH=VWELHsDGa>*nXC<W8Se-qNs2Ou{if(EeE!&;iY7&oLw4<{@dTFTx?w++m%ZHX_`qmDrR(@C
+=mlN=XRyfM_sBj~vi#gW;UBF8o$;}V%p88b$ZXW%hO)O{Gc0|zYn8sne`vfRr_`wOAio9+N6hVnM((Ev9`2f^pry|V%&T~#?TT<ENTcoDY^=SDx?)J)eHCBk
+2@>>P&xZbqb?6R;4zD=z#zLSi1~Go0_Z1^26yo|`tnk+^E$1T_f+w&taenAq3TxaomI%Br*)#r0gF7a@J$h>rrdT<W=1f0%vwzligdy_*)iopqckahKzXB{e
+zcB&lV*)nju$DZ45a6@;D~CJLzA8?OKXbUQ;QmB|lCr>swL|>9S0?%1Yg2p`w@2bZ$XW`Q3~x$8^}}Z_`j+nZ;BK8Ky8lO&UT~c-4xpO0c^IYoF6I|mYO(=I
+NTf+?<Q)0plS@g!S_m?hp<JhAC)3IYuq4J;b@bQ&AOpqVHblMBR;}GgeQI_WZYj9!PP<JlRrc2GCafr^X1&#@Wazz^0^F_jo;OS)&(iZV1ykGKZ+%XPTnu40
+dL~2U=@p%V*smRQk)?$g_<5~G&)XJb;GG70b5}s6=nA;o>+J6%ytw`vB_Io5CV}Q&vuC|%w(H5ad<w3%*EwkS#OXtDxA_H~o;C}CW~19MUp6Y)^#K%Qfk+bV
+)?PN!wz>gJA*$P;ZB{W`1)zGP)#%Ya5vb^EXV?E;gOymcMmu`I-}zZ=LYj*4@JW&mu8G?}fV)W?si?`G6utxZlIZaHU^bng^Ri*~YA<ku-1;vx`eqP1GwsMs
+0C(9r=+;^>X76ESj-cC}p0$HI5$`Lb$n93A%NR|pO6-u@&`OX^)JYWGY`?6vn)OO<^I!8&u2H8`el6gAb#Wn!_thhXUZSraEBN-Iq||}YzIw83jP})23P|3J
+W;I&08Ld`|(PnhCp!*CKcm<{3jmBD~TB}ymP|DX3S>D9HhQuna*w>ImO(go_Y8Nii7f(j=WM4cj;QlUD;<-_OFOghQR{!SZL}K|q=*eiWKaRXwyC@Y^pIk*I
+HbF(RSRYlinhv6hjwFV+|7GBx7a~u0StC%~Gm{?%)_<9Y5^D{LOXq!9YnW!oMDMG0JMEaqqw7Yn!Zn!(qt8Er`>ANN@!JQDZV!DwPC*f)xwqeH>^0gw7Ns6S
+HA2B-I1aX-vq#VvAtQK<a4)Q#gH{WZ6o!rn4nv&D668V(3X>0^785*m4tm?2z3_Q;At4l&#6%7(rej4agmkRPh$Y>ChcUMB$DYL^GK<ZXa)R}GqgHP<+l|Un
+LLY)<wn=3<A*(RhuOxOBI<lC$*vTsTV|X`0v)}3Vb}^IUKDC#aN@`nJXWU2}k);>$qFtw~7s0-&^-z_j)$4SuZmaXEax*~^>|-`wv2?PUFbkoiuC?32quzS^
+ZuGMpRQL_rnoaxCbHtq*A(y>wKMKBI$tQtY`jf!Sg--&r*Lf27j~W!2^EM|(u2S-9@ecaH9b?Rqy$3$R6jK=ELIc~k#dhy)gy-7`7T(wsRE-JM2EnB2r?3=3
+g%57D@Gn65Q+qTIo_4Uo_cPzsjK9$Uw!$Y*`%pO=I-`MgI&??2`b_1q%2YUGV~5CJN@{cEC^Gh{&tW-A!XL9DL@>w)^gL(ac>URMs<ggTkTi+^1!^KGod
 """
 
 _messages: Any = _Messages(_DESCRIPTORS)

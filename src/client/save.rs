@@ -112,7 +112,7 @@ pub struct Saved {
     pub state: TicketState,
     /// Of a batch: why this save failed. (A single one that fails is [`Error::Failed`].)
     pub failure: Option<Failure>,
-    /// Persisted without effect: the row had a higher version.
+    /// Persisted without effect: the row had a version as high.
     pub superseded: bool,
     /// The call had been accepted before, under its request id.
     pub deduplicated: bool,

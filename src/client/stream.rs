@@ -98,7 +98,7 @@ pub struct Finished {
 pub struct Accepted {
     /// Its ticket, if the stream wants them; none either if it was accepted before the stream was resumed.
     pub ticket: Option<Ticket>,
-    /// Persisted without effect: the row had a higher version.
+    /// Persisted without effect: the row had a version as high.
     pub superseded: bool,
 }
 
