@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     load::{self, Poison},
     pause,
-    target::Target,
+    target::{ENDPOINT, Target},
 };
 use crate::client::{Client, StreamOptions};
 
@@ -22,6 +22,8 @@ pub struct DrainOptions {
     pub rows: u64,
     /// Make one in a thousand one that Postgres won't take.
     pub poison: Option<Poison>,
+    /// Have each save's outcome told to an endpoint where nobody listens.
+    pub callbacks: bool,
 }
 
 /// What `forebay bench drain` prints, in this order.
@@ -49,7 +51,7 @@ impl DrainReport {
 /// No private Postgres, a daemon that doesn't start, or rows that don't arrive.
 pub async fn drain(options: DrainOptions) -> anyhow::Result<DrainReport> {
     ensure!(options.rows > 0, "--rows is 0: there would be nothing to drain");
-    let target = Target::start_own(options.poison.map_or("", Poison::changes)).await?;
+    let target = Target::start_own(options.poison.map_or("", Poison::changes), options.callbacks).await?;
     let client = Client::connect(target.address()).await.context("connect to the daemon")?;
     pause(&client).await?;
     let poisoned = fill(&client, options).await?;
@@ -68,9 +70,13 @@ pub async fn drain(options: DrainOptions) -> anyhow::Result<DrainReport> {
 }
 
 /// Returns how many saves will be refused.
-async fn fill(client: &Client, DrainOptions { rows, poison }: DrainOptions) -> anyhow::Result<u64> {
+async fn fill(client: &Client, DrainOptions { rows, poison, callbacks }: DrainOptions) -> anyhow::Result<u64> {
     let is_poisoned = |key: u64| poison.filter(|_| key % Poison::EVERY == Poison::EVERY / 2);
-    let stream = client.save_stream_with(StreamOptions { unacknowledged_max: 4_000, ..StreamOptions::default() });
+    let stream = client.save_stream_with(StreamOptions {
+        unacknowledged_max: 4_000,
+        callback: if callbacks { ENDPOINT.to_owned() } else { String::new() },
+        ..StreamOptions::default()
+    });
     for key in 0..rows {
         let save = is_poisoned(key).map_or_else(|| load::save(key, key), |poison| poison.save(key));
         stream.send(save.into()).await.context("fill the backlog")?;

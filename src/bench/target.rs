@@ -9,8 +9,11 @@ use super::load;
 use crate::{
     daemon,
     sandbox::{Database, Sandbox, SandboxOptions},
-    settings::Settings,
+    settings::{EndpointSettings, EndpointUrl, Settings},
 };
+
+/// The endpoint of a daemon that has one.
+pub(super) const ENDPOINT: &str = "nobody";
 
 /// Ends what it started when stopped, or dropped.
 #[derive(Debug)]
@@ -32,12 +35,12 @@ impl Target {
     pub(super) async fn start(address: Option<&str>) -> anyhow::Result<Self> {
         match address {
             Some(address) => Ok(Self { address: address.to_owned(), own: None }),
-            None => Self::start_own("").await,
+            None => Self::start_own("", false).await,
         }
     }
 
-    /// A daemon of our own, whose table was changed by these statements.
-    pub(super) async fn start_own(changes: &str) -> anyhow::Result<Self> {
+    /// A daemon of our own, whose table was changed by these statements; with [`ENDPOINT`], if wanted.
+    pub(super) async fn start_own(changes: &str, with_endpoint: bool) -> anyhow::Result<Self> {
         let postgres = tokio::task::spawn_blocking(|| Sandbox::create(SandboxOptions::default()))
             .await
             .context("start a private Postgres")?
@@ -45,7 +48,11 @@ impl Target {
         Database::connect(&postgres.url()).await?.run(&format!("{}; {changes}", load::SCHEMA)).await.context("make the table")?;
         // Beside the working directory: a temporary file system in memory would sync for free.
         let journal = tempfile::Builder::new().prefix(".forebay-bench-").tempdir_in(".").context("make a directory for the journal")?;
-        let daemon = daemon::start(settings(&postgres, &journal)).await.map_err(|failure| failure.during("start the daemon").error)?;
+        let mut settings = settings(&postgres, &journal);
+        if with_endpoint {
+            add_endpoint(&mut settings)?;
+        }
+        let daemon = daemon::start(settings).await.map_err(|failure| failure.during("start the daemon").error)?;
         let address = daemon.grpc_address().to_string();
         Ok(Self { address, own: Some(Own { daemon, postgres, journal }) })
     }
@@ -70,6 +77,16 @@ impl Target {
         drop(postgres);
         journal.close().context("remove the journal")
     }
+}
+
+/// Nobody listens there: every attempt fails, and everything is kept to be tried again.
+fn add_endpoint(settings: &mut Settings) -> anyhow::Result<()> {
+    let url = EndpointUrl::parse("http://127.0.0.1:9/").map_err(anyhow::Error::msg).context("make an endpoint")?;
+    let secret = vec!["whsec_Zm9yZWJheSBiZW5jaCBmb3JlYmF5IGJlbmNo".to_owned().into()];
+    let endpoint = EndpointSettings { url: Some(url), secret, allow_loopback: true, ..EndpointSettings::default() };
+    settings.endpoints.insert(ENDPOINT.to_owned(), endpoint);
+    settings.callbacks.pending_max = u64::MAX / 2;
+    Ok(())
 }
 
 /// The defaults, on free ports, with room for any run.

@@ -64,6 +64,9 @@ struct DrainArgs {
     /// Make one save in a thousand one that Postgres won't take, for a fault in its row or between rows.
     #[arg(long, value_enum)]
     poison: Option<Poison>,
+    /// Have each save's outcome told to an endpoint where nobody listens.
+    #[arg(long)]
+    callbacks: bool,
     /// Print the result as a line of JSON.
     #[arg(long)]
     json: bool,
@@ -90,7 +93,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             print(json, &report, &report.text())
         }
         Command::Drain(arguments) => {
-            let report = run_to_end(bench::drain(DrainOptions { rows: arguments.rows, poison: arguments.poison }), "bench")?;
+            let DrainArgs { rows, poison, callbacks, .. } = arguments;
+            let report = run_to_end(bench::drain(DrainOptions { rows, poison, callbacks }), "bench")?;
             print(arguments.json, &report, &report.text())
         }
         Command::Waits(WaitsArgs { callers, seconds, json }) => {

@@ -113,7 +113,7 @@ pub struct TicketStatus {
     pub outcome_time: Option<SystemTime>,
     /// If it failed and was saved again: the ticket of that save.
     pub retry_ticket: Option<Ticket>,
-    /// Persisted without effect: the row had a higher version. Told as long as the daemon remembers it, not over a restart.
+    /// Persisted without effect: the row had a version as high. Told as long as the daemon remembers it, not over a restart.
     pub superseded: bool,
     /// If pending: so many saves are written before it or together with it, itself included.
     pub saves_ahead: u64,

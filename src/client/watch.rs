@@ -58,7 +58,7 @@ pub enum Outcome {
         /// Why.
         failure: Failure,
     },
-    /// One save is persisted without effect: the row had a higher version.
+    /// One save is persisted without effect: the row had a version as high.
     Superseded {
         /// Its ticket.
         ticket: Ticket,

@@ -1,56 +1,40 @@
 //! Everything behind the front door: journal, catalog, backlog and lanes, opened and recovered; the same for a daemon that
 //! serves and for `forebay drain`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
     sync::oneshot,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Left,
-    callbacks::{self, Callbacks},
-    catalog::SharedCollections,
+    Left, callbacks,
     control::Controls,
-    failed::FailedSaves,
-    gaps::Gaps,
-    lanes::LaneMaker,
-    layout::{Choice, EMPTY_PATIENCE, EMPTY_TIMEOUT, Handover, Layout, Wanted},
+    layout::{EMPTY_PATIENCE, EMPTY_TIMEOUT, Layout, Wanted},
     observe::Observer,
-    outcomes::{self, Outcomes},
     reads::Reads,
-    recovery::{self, Backlogs},
-    rewinds::Rewinds,
     streams,
-    watch::Watches,
 };
 use crate::{
     collections::Lanes,
-    drain::{End, LaneBacklog, LaneHandle, LaneState},
+    drain::{End, LaneHandle, LaneState},
     exit::{Exit, Failure, OrExit},
     grpc::{RequestIds, Streams},
-    journal::{self, Journal, Ledger, LedgerError, OpenError, Running},
+    journal::{OpenError, Running},
     limits::Limits,
-    metrics::Metrics,
-    outcomes::{Superseded, Tickets},
-    postgres::{PositionRow, Postgres},
-    save::{LaneId, Sequence},
-    settings::{JournalSettings, Settings},
-    webhooks::Targets,
+    postgres::PositionRow,
+    settings::Settings,
 };
 
-/// With a catalog in the journal, a start doesn't wait longer for Postgres.
-const CATALOG_TIMEOUT: Duration = Duration::from_millis(500);
-/// Between looks for a Postgres that the first start needs.
-const FIRST_WAIT_INTERVAL: Duration = Duration::from_millis(500);
+mod opening;
+
+use self::opening::Found;
+
 /// Lanes that are drained end at once: longer than any transaction that moves an idle one up.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the last transactions covered is asked of Postgres and noted: a few milliseconds, or it is away.
@@ -97,119 +81,9 @@ impl Core {
         take_over: bool,
         stop: &CancellationToken,
     ) -> Result<(Self, Option<Lanes>), Failure> {
-        let (started, started_at) = (Instant::now(), SystemTime::now());
-        let limits = Limits::new(settings);
-        check_url(settings)?;
-        let targets = load_targets(settings).await?;
-        let opened = open(settings.journal.clone()).await?;
-        tell_opened(&opened, settings);
-        let journal_id = Uuid::from_bytes(opened.id().to_bytes());
-        let ledger = opened.ledger().clone();
-        let choice = Choice::make(&ledger, opened.last(), wanted).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
-        let layout = choice.layout.clone();
-        let names: Vec<&str> = layout.lanes.names().collect();
-        let observer = Observer(Metrics::new(&names));
-        let postgres = Postgres::new(&settings.postgres, names.len()).or_exit(Exit::Settings, "read postgres.url")?;
-        let rules = settings.collection_rules(layout.lanes.clone());
-        let collections = SharedCollections::new(rules, postgres.clone(), ledger.clone(), observer.0.clone());
-        learn_catalog(&collections, settings.postgres.first_wait, stop).await?;
-        tell_collections(&collections);
-        let other = choice.hold_against(&collections.now(), &ledger).await?;
-
-        let (last, after) = (opened.last(), positions(&opened, &layout));
-        let reaches = Arc::clone(collections.now().reaches());
-        let objects_max = settings.drain.generation_objects_max;
-        let backlogs = after.iter().map(|&after| LaneBacklog::new(objects_max, after, Arc::clone(&reaches), &limits));
-        let backlogs = Backlogs::new(backlogs.collect());
-        let (failed_journal, fatal) = oneshot::channel();
-        let gaps = recall(&ledger, Gaps::recall).await?;
-        let tickets = Tickets::new(journal_id, &recall(&ledger, outcomes::ticket_key).await?);
-        let rewinds = recall(&ledger, Rewinds::recall).await?;
-        let superseded = Arc::<Superseded>::default();
-        let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
-        let pending = (&collections, &limits.callbacks_pending);
-        let opening = Callbacks::open((settings, &layout), targets, (&ledger, &tickets), pending, &after).await;
-        let (callbacks, opening) = opening.or_exit(Exit::JournalIo, "read the journal's ledger")?;
-        let ends = (&callbacks, &failed, &backlogs);
-        let journal = start_journal(opened, &limits, &after, ends, &observer, failed_journal)?;
-        let monitor = journal.monitor();
-        callbacks.attach(monitor.clone());
-        let retained = monitor.clone();
-        let streams = Streams::new(Arc::clone(&limits.request_ids), move || retained.oldest());
-        let retained = journal.monitor();
-        let retention = settings.request_ids.retention;
-        let request_ids = RequestIds::new(Arc::clone(&limits.request_ids), retention, move || retained.oldest());
-        let remembering = (&streams, &request_ids, &callbacks, &opening);
-        recovery::recover(&journal, &collections, &backlogs, remembering, (&after, last)).await?;
-
-        let handover = Handover::new(layout.clone(), postgres.clone(), ledger.clone(), journal_id, take_over);
-        let maker = LaneMaker {
-            settings,
-            limits: &limits,
-            postgres: &postgres,
-            journal: journal_id,
-            ledger: &ledger,
-            reader: &journal.reader(),
-            monitor: &monitor,
-            collections: &collections,
-            layout: &layout,
-            handover: &handover.await.or_exit(Exit::JournalIo, "read the journal's ledger")?,
-            failed: &failed,
-            gaps: &gaps,
-            rewinds: &rewinds,
-            superseded: &superseded,
-            observer: &observer,
-            take_over,
-            found: last,
-            run: journal.run(),
-        };
-        let mut lanes = JoinSet::new();
-        let started_lanes = maker.start_all(&backlogs, &mut lanes).await.or_exit(Exit::JournalIo, "write the journal's ledger")?;
-        let (handles, owners): (Vec<_>, Vec<_>) = started_lanes.iter().map(|lane| (lane.handle.clone(), lane.owner)).unzip();
-        let telling = callbacks.start((settings, opening), last, &failed, (&handles, &owners));
-        let watches = Watches {
-            lanes: handles.clone(),
-            collections: collections.clone(),
-            failed: failed.clone(),
-            gaps: gaps.clone(),
-            rewinds,
-            superseded: Arc::clone(&superseded),
-        };
-        let outcomes = Outcomes::new(&handles, failed.clone(), (gaps, superseded), collections.clone(), (journal.run(), layout.begins()));
-        let reads = Reads::new(postgres.clone(), collections.clone(), journal_id, settings.postgres.readers, started_lanes);
-        let mut attendants = JoinSet::new();
-        let asked = callbacks.clone();
-        attendants.spawn(failed.clone().forget(settings.failed.closed_kept, move || asked.asked_through()));
-        outcomes.follow_lanes(&mut attendants);
-        let controls = Controls {
-            collections,
-            postgres,
-            lanes: handles,
-            limits: limits.clone(),
-            journal: monitor,
-            tickets,
-            outcomes,
-            watches,
-            run: journal.run(),
-            started_at,
-            failed,
-            callbacks,
-        };
-        let core = Self {
-            journal,
-            controls: Arc::new(controls),
-            reads,
-            streams,
-            request_ids,
-            limits,
-            observer,
-            started,
-            owners,
-            lanes,
-            attendants,
-            callbacks: telling,
-            fatal,
-        };
+        let mut found = Found::look(settings, wanted, stop).await?;
+        let other = found.other.take();
+        let core = found.recover(settings).await?.start(settings, take_over).await?;
         Ok((core, other))
     }
 
@@ -319,37 +193,6 @@ async fn drained(lane: &LaneHandle, patience: Duration) -> Result<(), String> {
     }
 }
 
-/// Up to where the journal knows everything of each lane to be in Postgres.
-fn positions(opened: &Journal, layout: &Layout) -> Vec<Sequence> {
-    // Saves are only removed once Postgres was seen to hold them, which may be later than the position that was noted. (A
-    // fold that began before the gap would hide it from a database that went back in time.)
-    let all = layout.begins().max(opened.oldest());
-    let lanes = (0..).map(LaneId).take(layout.lanes.count());
-    lanes.map(|lane| opened.settled_hint(lane).max(all)).collect()
-}
-
-/// Before the journal is made, like the check of `postgres.url`.
-async fn load_targets(settings: &Settings) -> Result<Targets, Failure> {
-    let settings = settings.clone();
-    let loaded = tokio::task::spawn_blocking(move || Targets::load(&settings)).await;
-    loaded.or_exit(Exit::Internal, "read the endpoints")?.or_exit(Exit::Settings, "read the endpoints of the settings")
-}
-
-/// What the journal's ledger has to say.
-async fn recall<T: Send + 'static>(
-    ledger: &Ledger,
-    read: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
-) -> Result<T, Failure> {
-    let ledger = ledger.clone();
-    let read = tokio::task::spawn_blocking(move || read(&ledger)).await.expect("the ledger doesn't panic");
-    read.or_exit(Exit::JournalIo, "read the journal's ledger")
-}
-
-/// Before the journal is made: a start that can't be leaves nothing behind.
-fn check_url(settings: &Settings) -> Result<(), Failure> {
-    Postgres::new(&settings.postgres, 1).map(drop).or_exit(Exit::Settings, "read postgres.url")
-}
-
 fn left(lanes: &[LaneHandle]) -> Left {
     let nothing = Left { saves: 0, objects: 0, drained: true };
     lanes.iter().fold(nothing, |left, lane| {
@@ -362,11 +205,6 @@ fn left(lanes: &[LaneHandle]) -> Left {
     })
 }
 
-async fn open(settings: JournalSettings) -> Result<Journal, Failure> {
-    let opened = tokio::task::spawn_blocking(move || Journal::open(&settings)).await;
-    opened.or_exit(Exit::Internal, "open journal")?.map_err(|error| journal_failure(error).during("open journal"))
-}
-
 /// What can't be done with a journal, with its exit code.
 pub fn journal_failure(error: OpenError) -> Failure {
     let exit = match &error {
@@ -376,84 +214,6 @@ pub fn journal_failure(error: OpenError) -> Failure {
         OpenError::Io { .. } => Exit::JournalIo,
     };
     Failure { exit, error: error.into() }
-}
-
-fn start_journal(
-    opened: Journal,
-    limits: &Limits,
-    after: &[Sequence],
-    (callbacks, failed, backlogs): (&Callbacks, &FailedSaves, &Backlogs),
-    observer: &Observer,
-    fatal: oneshot::Sender<String>,
-) -> Result<Running, Failure> {
-    let (callbacks, failed, backlogs, metrics) = (callbacks.clone(), failed.clone(), backlogs.clone(), observer.0.clone());
-    let events = journal::Events {
-        offer: Box::new(move |group| {
-            callbacks.see(&group);
-            failed.hand_on(group, |group| backlogs.offer(group));
-        }),
-        on_group: Box::new(move |group| metrics.group_synced(u64::from(group.saves), group.sync)),
-        on_fatal: Box::new(move |reason| drop(fatal.send(reason))),
-    };
-    opened.start(limits, after, events).or_exit(Exit::JournalIo, "start the journal")
-}
-
-async fn learn_catalog(collections: &SharedCollections, first_wait: Duration, stop: &CancellationToken) -> Result<(), Failure> {
-    if collections.recall().await.or_exit(Exit::JournalIo, "read the journal's ledger")? {
-        match timeout(CATALOG_TIMEOUT, collections.refresh()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "postgres can't be asked: starting with the catalog that the journal remembers"),
-            Err(_) => tracing::warn!("postgres doesn't answer: starting with the catalog that the journal remembers"),
-        }
-        return Ok(());
-    }
-    let (deadline, mut told) = (Instant::now() + first_wait, false);
-    loop {
-        let Err(error) = collections.refresh().await else { return Ok(()) };
-        if Instant::now() >= deadline {
-            return Err(Failure {
-                exit: Exit::Unavailable,
-                error: anyhow::Error::new(error).context("read the catalog for the first time"),
-            });
-        }
-        if !std::mem::replace(&mut told, true) {
-            tracing::warn!(%error, seconds = first_wait.as_secs(), "waiting for postgres: the first start needs its catalog");
-        }
-        tokio::select! {
-            () = sleep(FIRST_WAIT_INTERVAL) => {}
-            () = stop.cancelled() => {
-                return Err(Failure { exit: Exit::Unavailable, error: anyhow::anyhow!("stopped before postgres could be asked for its catalog") });
-            }
-        }
-    }
-}
-
-fn tell_opened(journal: &Journal, settings: &Settings) {
-    let found = journal.recovered();
-    tracing::info!(
-        directory = %settings.journal.directory.display(),
-        id = %journal.id(),
-        run = journal.run(),
-        segments = found.segments,
-        saves = found.saves,
-        carried_groups = found.carried_groups,
-        "journal opened"
-    );
-    if found.torn_chunks > 0 {
-        tracing::warn!(chunks = found.torn_chunks, "dropped a torn group at the journal's end: nobody was told that it was accepted");
-    }
-}
-
-fn tell_collections(collections: &SharedCollections) {
-    let known = collections.now();
-    let names: Vec<_> = known.iter().map(|collection| &*collection.name).collect();
-    tracing::info!(count = names.len(), names = %names.join(", "), "collections found");
-    for table in known.refused() {
-        match table.named {
-            true => tracing::warn!(table = %table.name, reason = %table.reason, "table is no collection"),
-            false => tracing::info!(table = %table.name, reason = %table.reason, "table is no collection"),
-        }
-    }
 }
 
 fn journal_failed(reason: String) -> Failure {

@@ -16,7 +16,11 @@ use super::{
 pub struct EndpointUrl(Uri);
 
 impl EndpointUrl {
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it, without showing it.
+    pub fn parse(text: &str) -> Result<Self, String> {
         const FORM: &str = "write it as https://host/path";
         // None of these texts may hold the value: people put passwords into urls.
         let uri: Uri = text.parse().map_err(|error| format!("is no url ({error}): {FORM}"))?;
