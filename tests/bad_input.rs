@@ -1,8 +1,6 @@
 //! What is wrong is refused at the door, with the field, the problem and the remedy; and nothing of it is saved.
 
-use forebay::proto::{
-    FlushRequest, GetRequest, PauseRequest, Save, SaveBatchRequest, SaveRequest, WatchStatusRequest, save_service_client::SaveServiceClient,
-};
+use forebay::proto::{FlushRequest, PauseRequest, Save, WatchStatusRequest, save_service_client::SaveServiceClient};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -112,15 +110,7 @@ async fn a_batch_is_refused_as_a_whole_with_every_violation() {
 async fn what_this_version_lacks_is_named_and_never_ignored() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let daemon = Setup::new(journal.path(), &database.url()).start().await;
-    let (mut client, mut admin) = (daemon.client().await, daemon.admin().await);
-    let save = || set("players", &["1"], json!({"name": "x"}));
-    let with_callback = SaveRequest { callback: "a".to_owned(), ..request(save()) };
-    let status = client.save(with_callback).await.expect_err("not there yet");
-    assert!(status.code() == Code::Unimplemented && status.message().contains("callback"), "{status:?}");
-    let batch_with_callback = SaveBatchRequest { callback: "a".to_owned(), ..batch(vec![save()]) };
-    assert_eq!(client.save_batch(batch_with_callback).await.expect_err("not there yet").code(), Code::Unimplemented);
-    let status = client.get(GetRequest::default()).await.expect_err("not there yet");
-    assert!(status.code() == Code::Unimplemented && status.message().contains("Get"), "{status:?}");
+    let mut admin = daemon.admin().await;
     let status = admin.watch_status(WatchStatusRequest::default()).await.expect_err("not there yet");
     assert!(status.code() == Code::Unimplemented && status.message().contains("WatchStatus"), "{status:?}");
     let status = admin.pause(PauseRequest::default()).await.expect_err("a reason is needed");
