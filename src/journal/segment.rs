@@ -236,17 +236,23 @@ pub(super) struct Wanted {
     pub last_chunk: u64,
     /// The first save wanted.
     pub from: Sequence,
+    /// The last one.
+    pub through: Sequence,
     /// Groups are given until they weigh so much; one at least.
     pub bytes_max: usize,
 }
 
-/// The chunks of whole groups, beginning with the first group that ends at or behind the save wanted.
+/// The chunks of whole groups, from the first group that ends at or behind the first save wanted to the last group that begins
+/// at or before the last one.
 pub(super) fn fetch(store: &Store, wanted: &Wanted) -> Result<Vec<Value>, StoreError> {
     let (mut values, mut bytes) = (Vec::new(), 0);
     for number in group_start(store, wanted)?..=wanted.last_chunk {
         let value = chunk(store, number)?;
-        bytes += value.len();
         let header = header(&value, number)?;
+        if header.part == 0 && header.first > wanted.through {
+            break;
+        }
+        bytes += value.len();
         values.push(value);
         if header.part + 1 == header.parts && bytes >= wanted.bytes_max {
             break;
@@ -323,4 +329,42 @@ impl Summary {
 pub(super) fn create_private(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CACHE_BYTES: u64 = 1 << 20;
+
+    fn seq(n: u64) -> Sequence {
+        Sequence::from_u64(n)
+    }
+
+    /// Groups of two saves each from 1 on, every fourth of them so long that it takes two chunks.
+    fn segment(path: &Path, groups: u64) -> SegmentWriter {
+        let store = Store::open(path, CACHE_BYTES).expect("a store");
+        let mut segment = SegmentWriter::open(store, &Start { begins: seq(1), ..Start::default() }, 0, &Settled::new()).expect("opened");
+        for group in 0..groups {
+            let record = vec![7; if group % 4 == 3 { PAYLOAD_BYTES_MAX + 1 } else { 100 }];
+            segment.put(seq(2 * group + 1), 2, [&record[..]].into_iter(), &Settled::new()).expect("written");
+        }
+        segment
+    }
+
+    #[test]
+    fn a_read_of_one_save_fetches_its_group_alone() {
+        let home = tempfile::tempdir().expect("a directory");
+        let segment = segment(&home.path().join("segment"), 12);
+        let (first_chunk, last_chunk) = (segment.summary().first_chunk, segment.summary().last_chunk);
+        let firsts = |from, through| {
+            let wanted = Wanted { segment: 0, first_chunk, last_chunk, from: seq(from), through: seq(through), bytes_max: usize::MAX };
+            let values = segment.fetch(&wanted).expect("fetched");
+            values.iter().map(|value| header(value, 0).expect("a chunk").first.get()).collect::<Vec<_>>()
+        };
+        assert_eq!((firsts(1, 1), firsts(10, 10), firsts(24, 24)), (vec![1], vec![9], vec![23, 23]));
+        assert_eq!(firsts(8, 8), [7, 7], "a group is fetched whole");
+        assert_eq!(firsts(4, 9), [3, 5, 7, 7, 9]);
+        assert_eq!(firsts(1, u64::MAX >> 1).len(), 15);
+    }
 }

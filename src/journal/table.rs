@@ -125,6 +125,7 @@ impl Table {
             first_chunk: summary.first_chunk,
             last_chunk: summary.last_chunk,
             from: after.plus(1),
+            through,
             bytes_max: 0,
         };
         let current = self.current().segment == summary.segment;
