@@ -44,6 +44,14 @@ struct ReadLane {
     backlog: BacklogReader<LaneLog>,
 }
 
+/// A row as Postgres has it, or none.
+struct ReadRow {
+    /// Had before it was read.
+    pin: Pin,
+    collection: Arc<Collection>,
+    rows: Rows,
+}
+
 /// Why something could not be read.
 #[derive(Debug, thiserror::Error)]
 enum Unread {
@@ -84,8 +92,9 @@ impl Reads {
 impl grpc::Reads for Reads {
     async fn get(&self, collection: &Arc<Collection>, key: &Key, patience: Duration) -> Result<ReadObject, ReadError> {
         let lane = self.0.lane(collection);
-        match timeout(lane.patience(patience), self.0.get(collection, key)).await.unwrap_or_else(|late| Err(late.into())) {
-            Ok(object) => Ok(object),
+        // Postgres alone: what the journal is read for, when it has answered, would be read for without it again.
+        match timeout(lane.patience(patience), self.0.row(collection, key)).await.unwrap_or_else(|late| Err(late.into())) {
+            Ok(row) => Ok(self.0.object(row).await?),
             Err(why @ (Unread::Rows(RowsError::Failed(_)) | Unread::Late(_))) => lane.pending_alone(collection, key, &why).await,
             Err(why) => Err(why.into()),
         }
@@ -101,23 +110,27 @@ impl Shared {
         &self.lanes[usize::from(collection.lane.0)]
     }
 
-    async fn get(&self, collection: &Arc<Collection>, key: &Key) -> Result<ReadObject, Unread> {
-        match self.get_once(collection, key).await {
+    async fn row(&self, collection: &Arc<Collection>, key: &Key) -> Result<ReadRow, Unread> {
+        match self.row_once(collection, key).await {
             Err(Unread::Rows(error)) if error.may_be_outdated() => {
                 let now = self.reread(collection, error).await?;
-                self.get_once(&now, key).await
+                self.row_once(&now, key).await
             }
             read => read,
         }
     }
 
-    async fn get_once(&self, collection: &Collection, key: &Key) -> Result<ReadObject, Unread> {
+    async fn row_once(&self, collection: &Arc<Collection>, key: &Key) -> Result<ReadRow, Unread> {
         let lane = self.lane(collection);
         lane.handle.met().await;
         let pin = lane.backlog.pin();
         let keys = (slice::from_ref(key), &KeyRange::default());
         let rows = self.postgres.rows_by_keys(&lane.row, collection, keys, ONE_ROW).await?;
-        let objects = lane.laid_over(&pin, collection, rows).await?;
+        Ok(ReadRow { pin, collection: Arc::clone(collection), rows })
+    }
+
+    async fn object(&self, ReadRow { pin, collection, rows }: ReadRow) -> Result<ReadObject, Unread> {
+        let objects = self.lane(&collection).laid_over(&pin, &collection, rows).await?;
         objects.into_iter().next().map(|(_, object)| object).ok_or_else(|| Unread::Changed("the row did not come".to_owned()))
     }
 

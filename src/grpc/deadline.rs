@@ -2,9 +2,12 @@
 //!
 //! tonic ends a call at its deadline too, but with CANCELLED and no details; here the call is answered a moment before.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::{Future, pending},
+    time::Duration,
+};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::errors;
@@ -41,6 +44,14 @@ impl Deadline {
     /// How long a part of the call may take that leaves time to go on without it.
     pub(super) fn patience(self, max: Duration) -> Duration {
         self.0.map_or(max, |at| (at.saturating_duration_since(Instant::now()) * 3 / 4).min(max))
+    }
+
+    /// Returns when it has passed; never without one.
+    pub(super) async fn passed(self) {
+        match self.0 {
+            Some(at) => sleep_until(at).await,
+            None => pending().await,
+        }
     }
 
     /// Waits at most until the deadline.

@@ -81,6 +81,7 @@ pub struct ReadError(pub String);
 
 /// A `Get` waits no longer for Postgres, whatever its deadline.
 const PATIENCE_MAX: Duration = Duration::from_secs(5);
+const NOT_READ: &str = "the deadline came before the object was read";
 
 impl Door {
     pub(super) async fn get(&self, GetRequest { collection, key }: GetRequest, deadline: Deadline) -> Result<GetResponse, Status> {
@@ -92,6 +93,7 @@ impl Door {
         let read = tokio::select! {
             read = self.reads.get(&collection, &key, deadline.patience(PATIENCE_MAX)) => read,
             () = self.stop.cancelled() => return Err(errors::stopping()),
+            () = deadline.passed() => return Err(errors::deadline(NOT_READ)),
         };
         let ReadObject { json, pending, unknown } = read.map_err(|error| errors::postgres_unavailable(error.to_string()))?;
         check_size(&key, json.as_deref())?;

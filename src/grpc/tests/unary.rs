@@ -297,6 +297,8 @@ async fn a_get_answers_what_is_read_and_a_load_its_pages() {
     let large = soon(saves.get(get("3"))).await.expect_err("no answer holds it");
     assert_error(&large, Code::OutOfRange, "LIMIT_REACHED");
     assert_error(&soon(saves.get(get("5"))).await.expect_err("it is away"), Code::Unavailable, "POSTGRES_UNAVAILABLE");
+    let late = soon(saves.get(timed(get("4"), "200m"))).await.expect_err("nobody waits any longer");
+    assert_error(&late, Code::DeadlineExceeded, "DEADLINE");
     let mut hanging = door.saves().await;
     let waits = tokio::spawn(async move { hanging.get(get("4")).await });
     soon(async {
