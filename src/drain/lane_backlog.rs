@@ -394,4 +394,14 @@ mod tests {
         backlog.pass(seq(30), 0);
         assert_eq!([10, 22].map(|n| backlog.settled(seq(n)).get()), [10, 30]);
     }
+
+    #[test]
+    fn what_is_folded_together_is_the_lanes_alone() {
+        let backlog = backlog();
+        offer(&backlog, 4);
+        let (earlier, _room) = backlog.seal().expect("a generation");
+        backlog.refolded(&earlier);
+        let _refolding = backlog.refold();
+        assert_eq!(Arc::strong_count(&earlier), 1, "or all of it would be copied");
+    }
 }

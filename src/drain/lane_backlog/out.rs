@@ -5,6 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use super::{Inner, LaneBacklog};
 use crate::{
     backlog::{Footprint, Generation},
+    drain::aside::drop_aside,
     save::{CollectionId, Sequence},
 };
 
@@ -44,7 +45,12 @@ pub(in crate::drain) struct Refolding(LaneBacklog);
 
 impl Refolding {
     pub(super) fn begin(backlog: &LaneBacklog) -> Self {
-        backlog.lock().out.iter_mut().for_each(|out| out.generation = None);
+        let mut inner = backlog.lock();
+        inner.out.iter_mut().for_each(|out| out.generation = None);
+        // What was folded from the journal is in hand: shared, it would have to be copied.
+        let refolded = inner.refolded.take();
+        drop(inner);
+        drop_aside(refolded);
         Self(backlog.clone())
     }
 
