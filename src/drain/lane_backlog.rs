@@ -58,6 +58,8 @@ struct Inner {
     out: Vec<Out>,
     /// What it has folded again from the journal and not settled: part of the above, or what Postgres has lost.
     refolded: Option<Arc<Generation>>,
+    /// Everything up to here is in Postgres.
+    settled: Sequence,
     /// What is settled and may still be looked for.
     kept: Kept,
     passed: Passed,
@@ -134,6 +136,7 @@ impl LaneBacklog {
             since: None,
             out: Vec::new(),
             refolded: None,
+            settled: after,
             kept: Kept::default(),
             passed,
             lull: Lull::default(),
@@ -328,6 +331,7 @@ impl LaneBacklog {
     pub(super) fn settle(&self, position: Sequence) -> Vec<Arc<Generation>> {
         let bytes_max = self.0.backlog_bytes.max() / KEPT_PART;
         let mut inner = self.lock();
+        inner.settled = position;
         let mut settled: Vec<_> = inner.refolded.take_if(|refolded| refolded.through <= position).into_iter().collect();
         let over = inner.out.iter().take_while(|out| out.through <= position).count();
         settled.extend(inner.out.drain(..over).filter_map(|out| out.generation));
@@ -362,15 +366,15 @@ mod tests {
         settings::Settings,
     };
 
-    fn seq(n: u64) -> Sequence {
+    pub(super) fn seq(n: u64) -> Sequence {
         Sequence::from_u64(n)
     }
 
-    fn backlog() -> LaneBacklog {
+    pub(super) fn backlog() -> LaneBacklog {
         LaneBacklog::new(1_000, seq(3), Arc::default(), &Limits::new(&Settings::default()))
     }
 
-    fn offer(backlog: &LaneBacklog, sequence: u64) {
+    pub(super) fn offer(backlog: &LaneBacklog, sequence: u64) {
         let body = Body::parse(b"{\"c0\": 1}").expect("a body");
         backlog.recover(vec![Accepted { sequence: seq(sequence), save: save(1, ROWS, Change::Set(body)) }]);
         backlog.pass(seq(sequence), 0);

@@ -5,7 +5,7 @@
 //! can't be told apart, is read from the journal: so what is kept is a matter of speed alone.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Weak},
 };
 
@@ -18,32 +18,55 @@ use crate::{
 
 /// Keeps what is settled within reach of a read that began before.
 #[derive(Debug)]
-pub struct Pin(LaneBacklog);
+pub struct Pin {
+    backlog: LaneBacklog,
+    /// What was settled by then is in the rows that it goes with.
+    since: Sequence,
+}
 
 /// Generations that were settled while somebody had a pin, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    pins: usize,
+    /// How many pins there are since when.
+    pins: BTreeMap<Sequence, usize>,
     generations: VecDeque<Arc<Generation>>,
     bytes: u64,
 }
 
 impl Kept {
-    /// Takes these over if somebody may look for them; returns those, the oldest first, that there is no room for.
+    /// Takes these over if somebody may look for them; returns what nobody will, and the oldest that there is no room for.
     pub(super) fn keep(&mut self, settled: Vec<Arc<Generation>>, bytes_max: u64) -> Vec<Arc<Generation>> {
-        if self.pins == 0 {
-            return settled;
-        }
-        self.bytes += settled.iter().map(|generation| generation.footprint.bytes).sum::<u64>();
+        self.bytes += settled.iter().map(|generation| kept_bytes(generation)).sum::<u64>();
         self.generations.extend(settled);
-        let mut surplus = Vec::new();
-        while self.bytes > bytes_max {
-            let oldest = self.generations.pop_front().expect("its bytes are counted");
-            self.bytes -= oldest.footprint.bytes;
-            surplus.push(oldest);
-        }
-        surplus
+        self.release(bytes_max)
     }
+
+    fn release(&mut self, bytes_max: u64) -> Vec<Arc<Generation>> {
+        let oldest_pin = self.pins.keys().next().copied();
+        let mut released = Vec::new();
+        while let Some(oldest) = self.generations.front() {
+            if self.bytes <= bytes_max && oldest_pin.is_some_and(|since| oldest.through > since) {
+                break;
+            }
+            self.bytes -= kept_bytes(oldest);
+            released.extend(self.generations.pop_front());
+        }
+        released
+    }
+
+    fn unpin(&mut self, since: Sequence) -> Vec<Arc<Generation>> {
+        let pins = self.pins.get_mut(&since).expect("it is counted");
+        *pins -= 1;
+        if *pins == 0 {
+            self.pins.remove(&since);
+        }
+        self.release(u64::MAX)
+    }
+}
+
+/// An empty one takes something, too.
+fn kept_bytes(generation: &Generation) -> u64 {
+    generation.footprint.bytes + size_of::<Generation>() as u64
 }
 
 /// What waits of the objects asked for, in the order asked.
@@ -99,18 +122,24 @@ fn found_in(generation: &Generation, covered: Sequence, collection: CollectionId
 }
 
 impl Inner {
-    /// What changes no more, oldest first.
-    fn shared(&self) -> impl Iterator<Item = &Arc<Generation>> {
+    /// What changes no more and ends above this save, oldest first.
+    fn shared(&self, above: Sequence) -> impl Iterator<Item = &Arc<Generation>> {
+        let kept = &self.kept.generations;
+        // After Postgres went back in time they are out of order: what is passed over then is read from the journal.
+        let kept = kept.range(kept.partition_point(|generation| generation.through <= above)..);
         let out = self.out.iter().filter_map(|out| out.generation.as_ref());
-        self.kept.generations.iter().chain(&self.refolded).chain(out).chain(self.backlog.sealed())
+        kept.chain(&self.refolded).chain(out).chain(self.backlog.sealed()).filter(move |generation| generation.through > above)
     }
 }
 
 impl LaneBacklog {
     /// To be had before reading a row that is then looked for here.
     pub fn pin(&self) -> Pin {
-        self.lock().kept.pins += 1;
-        Pin(self.clone())
+        let mut inner = self.lock();
+        let since = inner.settled;
+        *inner.kept.pins.entry(since).or_default() += 1;
+        drop(inner);
+        Pin { backlog: self.clone(), since }
     }
 
     /// Ends the generation in the making, so that what has been offered changes no more: for [`Self::next_keys`], from the
@@ -160,8 +189,8 @@ impl LaneBacklog {
 impl Pin {
     /// What waits of these objects above the position that was read after the pin was had.
     pub(in crate::drain) async fn look(&self, collection: CollectionId, keys: &[Key], position: Sequence) -> Look {
-        let look = self.0.unless_refolding(|inner| {
-            let shared: Vec<_> = inner.shared().filter(|generation| generation.through > position).cloned().collect();
+        let look = self.backlog.unless_refolding(|inner| {
+            let shared: Vec<_> = inner.shared(position).cloned().collect();
             let (making, passed) = (inner.backlog.making(), inner.passed.through.max(inner.backlog.through()));
             let covered = shared.iter().map(|generation| generation.through).fold(position, Sequence::max);
             let waits = making.through > covered;
@@ -173,7 +202,7 @@ impl Pin {
         // What is shared is looked through without holding anybody up.
         let objects = keys.iter().zip(last).map(|(key, last)| {
             let (mut found, mut covered) = (Found::default(), position);
-            for generation in shared.iter().filter(|generation| generation.through > position) {
+            for generation in &shared {
                 if generation.through > covered {
                     found.then(found_in(generation, covered, collection, key));
                     covered = generation.through;
@@ -190,14 +219,8 @@ impl Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let mut inner = self.0.lock();
-        inner.kept.pins -= 1;
-        if inner.kept.pins == 0 {
-            inner.kept.bytes = 0;
-            let kept = Vec::from(std::mem::take(&mut inner.kept.generations));
-            drop(inner);
-            drop_aside(kept);
-        }
+        let released = self.backlog.lock().kept.unpin(self.since);
+        drop_aside(released);
     }
 }
 
@@ -222,8 +245,7 @@ impl Cursor {
 
     /// The generation to go on with.
     fn next(&mut self, inner: &Inner) -> Option<Arc<Generation>> {
-        let wanted = |generation: &&Arc<Generation>| generation.through > self.done && generation.after < self.through;
-        let next = inner.shared().find(wanted).cloned();
+        let next = inner.shared(self.done).find(|generation| generation.after < self.through).cloned();
         let begins = next.as_ref().map_or(self.through, |generation| generation.after);
         if begins > self.done {
             (self.settled, self.done) = (begins, begins);
@@ -245,5 +267,55 @@ impl Cursor {
         keys.sort_unstable();
         keys.dedup();
         keys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{backlog, offer, seq},
+        *,
+    };
+
+    /// A save that is offered, written and settled.
+    fn settle(backlog: &LaneBacklog, sequence: u64) {
+        offer(backlog, sequence);
+        let _written = backlog.seal().expect("a generation");
+        drop(backlog.settle(seq(sequence)));
+    }
+
+    fn kept(backlog: &LaneBacklog) -> Vec<u64> {
+        backlog.lock().kept.generations.iter().map(|generation| generation.through.get()).collect()
+    }
+
+    #[test]
+    fn what_is_settled_is_kept_as_long_as_a_read_that_began_before_may_look_for_it() {
+        let backlog = backlog();
+        settle(&backlog, 4);
+        assert_eq!(kept(&backlog), [0; 0], "nobody reads");
+        let first = backlog.pin();
+        settle(&backlog, 5);
+        let (second, third) = (backlog.pin(), backlog.pin());
+        settle(&backlog, 6);
+        assert_eq!(kept(&backlog), [5, 6]);
+        drop(second);
+        assert_eq!(kept(&backlog), [5, 6]);
+        drop(first);
+        assert_eq!(kept(&backlog), [6], "reads that overlap don't add up");
+        let fourth = backlog.pin();
+        drop(third);
+        assert_eq!((kept(&backlog), backlog.lock().kept.bytes), (vec![], 0));
+        drop(fourth);
+        assert!(backlog.lock().kept.pins.is_empty());
+    }
+
+    #[test]
+    fn an_empty_generation_takes_room_of_what_is_kept() {
+        let mut kept = Kept { pins: BTreeMap::from([(seq(0), 1)]), ..Kept::default() };
+        let empty = |n| Arc::new(Generation { through: seq(n), ..Generation::empty(seq(n - 1), Arc::default()) });
+        let bytes_max = 2 * size_of::<Generation>() as u64;
+        let surplus: Vec<_> =
+            (1..=5).flat_map(|n| kept.keep(vec![empty(n)], bytes_max)).map(|generation| generation.through.get()).collect();
+        assert_eq!((surplus, kept.generations.len()), (vec![1, 2, 3], 2));
     }
 }
