@@ -130,6 +130,14 @@ impl Inner {
         let out = self.out.iter().filter_map(|out| out.generation.as_ref());
         kept.chain(&self.refolded).chain(out).chain(self.backlog.sealed()).filter(move |generation| generation.through > above)
     }
+
+    /// Ends the generation in the making.
+    fn cut(&mut self) {
+        self.backlog.cut();
+        if self.backlog.making().saves == 0 {
+            self.since = None;
+        }
+    }
 }
 
 impl LaneBacklog {
@@ -142,25 +150,26 @@ impl LaneBacklog {
         Pin { backlog: self.clone(), since }
     }
 
-    /// Ends the generation in the making, so that what has been offered changes no more: for [`Self::next_keys`], from the
-    /// cursor that this gives.
+    /// Where [`Self::next_keys`] begins, for what has been offered until now.
     pub fn cut(&self) -> Cursor {
-        let mut inner = self.lock();
-        inner.backlog.cut();
-        if inner.backlog.making().saves == 0 {
-            inner.since = None;
-        }
-        let cursor = Cursor { through: inner.backlog.through(), ..Cursor::default() };
-        drop(inner);
-        self.0.wake.notify_one();
-        cursor
+        Cursor { through: self.through(), ..Cursor::default() }
     }
 
     /// Keys of a collection that wait, at most so many, going on where the cursor stands; a key may come more than once, and
     /// what is settled meanwhile doesn't come. None: there are no more.
+    ///
+    /// Ends the generation in the making if it has any of them, so that they change no more.
     pub async fn next_keys(&self, cursor: &mut Cursor, collection: CollectionId, keys_max: usize) -> Vec<Key> {
         loop {
-            let next = self.unless_refolding(|inner| cursor.next(inner)).await;
+            let next = self.unless_refolding(|inner| {
+                let sealed = inner.backlog.sealed().len();
+                let next = cursor.next(inner, collection);
+                (next, inner.backlog.sealed().len() > sealed)
+            });
+            let (next, filled) = next.await;
+            if filled {
+                self.0.wake.notify_one();
+            }
             let Some(generation) = next else { return Vec::new() };
             let keys = cursor.take(&generation, collection, keys_max);
             drop_aside(generation);
@@ -170,15 +179,15 @@ impl LaneBacklog {
         }
     }
 
-    async fn unless_refolding<T>(&self, mut see: impl FnMut(&Inner) -> T) -> T {
+    async fn unless_refolding<T>(&self, mut see: impl FnMut(&mut Inner) -> T) -> T {
         loop {
             let folded = self.0.folded.notified();
             tokio::pin!(folded);
             folded.as_mut().enable();
             {
-                let inner = self.lock();
+                let mut inner = self.lock();
                 if !inner.is_refolding() {
-                    return see(&inner);
+                    return see(&mut inner);
                 }
             }
             folded.await;
@@ -244,13 +253,25 @@ impl Cursor {
     }
 
     /// The generation to go on with.
-    fn next(&mut self, inner: &Inner) -> Option<Arc<Generation>> {
+    fn next(&mut self, inner: &mut Inner, collection: CollectionId) -> Option<Arc<Generation>> {
+        if self.done >= self.through {
+            return None;
+        }
         let next = inner.shared(self.done).find(|generation| generation.after < self.through).cloned();
-        let begins = next.as_ref().map_or(self.through, |generation| generation.after);
+        let begins = next.as_ref().map_or(inner.backlog.making().after, |generation| generation.after).min(self.through);
         if begins > self.done {
             (self.settled, self.done) = (begins, begins);
         }
-        next
+        if next.is_some() || self.done == self.through {
+            return next;
+        }
+        // All that is left is in the making.
+        if !inner.backlog.making().parts.iter().any(|part| part.collections.contains_key(&collection)) {
+            self.done = self.through;
+            return None;
+        }
+        inner.cut();
+        inner.backlog.sealed().last().cloned()
     }
 
     fn take(&mut self, generation: &Arc<Generation>, collection: CollectionId, keys_max: usize) -> Vec<Key> {
@@ -276,6 +297,7 @@ mod tests {
         super::tests::{backlog, offer, seq},
         *,
     };
+    use crate::backlog::model::{LOG, ROWS};
 
     /// A save that is offered, written and settled.
     fn settle(backlog: &LaneBacklog, sequence: u64) {
@@ -317,5 +339,18 @@ mod tests {
         let surplus: Vec<_> =
             (1..=5).flat_map(|n| kept.keep(vec![empty(n)], bytes_max)).map(|generation| generation.through.get()).collect();
         assert_eq!((surplus, kept.generations.len()), (vec![1, 2, 3], 2));
+    }
+
+    #[tokio::test]
+    async fn a_load_ends_no_generation_that_has_nothing_for_it() {
+        let backlog = backlog();
+        offer(&backlog, 4);
+        let mut cursor = backlog.cut();
+        assert_eq!((backlog.next_keys(&mut cursor, LOG, 9).await, cursor.settled()), (vec![], seq(3)));
+        assert!(!backlog.view().full);
+        let mut cursor = backlog.cut();
+        offer(&backlog, 5);
+        assert_eq!((backlog.next_keys(&mut cursor, ROWS, 9).await.len(), cursor.settled()), (1, seq(3)));
+        assert!(backlog.view().full && backlog.next_keys(&mut cursor, ROWS, 9).await.is_empty());
     }
 }
