@@ -16,6 +16,11 @@ const PAGE_BYTES_MIN: u64 = 32 << 10;
 /// What a save may have, for guessing how many bytes hold so many.
 const SAVE_BYTES: u64 = 512;
 
+/// How much to read for so many saves.
+pub(super) fn page_bytes(saves: u64) -> u64 {
+    saves.saturating_mul(SAVE_BYTES).clamp(PAGE_BYTES_MIN, PAGE_BYTES_MAX)
+}
+
 /// A generation that is being folded from the journal.
 #[derive(Debug)]
 pub(super) struct Rebuild {
@@ -44,7 +49,7 @@ impl Rebuild {
 
     /// How much to read next: a search for a save at fault wants few at a time, and reading is what it spends most on.
     pub(super) fn page_bytes(&self) -> u64 {
-        self.saves_max.saturating_mul(SAVE_BYTES).clamp(PAGE_BYTES_MIN, PAGE_BYTES_MAX)
+        page_bytes(self.saves_max)
     }
 
     /// Where to read on; `None` when it is done.

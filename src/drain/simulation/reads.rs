@@ -24,7 +24,7 @@ impl Reading {
         Self(tokio::spawn(async move {
             let reader = BacklogReader::new(backlog.clone(), world.log());
             loop {
-                read(&world, &reader).await;
+                tokio::join!(read(&world, &reader), read(&world, &reader), read(&world, &reader));
                 load(&world, &backlog).await;
             }
         }))
