@@ -161,3 +161,17 @@ async fn a_page_comes_through_the_index_and_nothing_is_sorted_for_it() {
     assert!(plan.contains("Index Scan") && plan.contains("t_pkey"), "{plan}");
     assert!(!below.contains("Sort"), "{plan}");
 }
+
+#[tokio::test]
+async fn columns_named_like_what_our_statements_name_are_read() {
+    let fixture =
+        Fixture::new("create table t (u int4, c1 text, t text, p text, r text, x text, n text, json text, place text, k1 text, o1 text, primary key (u, c1))")
+            .await;
+    let mut lane = fixture.lane(&[]).await;
+    lane.apply(&[Set("t", &["1", "a"], r#"{"t": "T", "p": "P", "n": "N", "json": "J", "k1": "K"}"#)]).await.expect("applied");
+    let json = r#"{"u":1,"c1":"a","t":"T","p":"P","r":null,"x":null,"n":"N","json":"J","place":null,"k1":"K","o1":null}"#;
+    let range = KeyRange { from: keys([&["1", "a"]]).pop(), to: keys([&["2", "b"]]).pop(), after: None };
+    let rows = lane.read_keys("t", &keys([&["1", "a"], &["1", "b"]]), &range, WHOLE).await;
+    assert_eq!(told(&rows), [(vec!["1", "a"], Some(json)), (vec!["1", "b"], None)]);
+    assert_eq!(told(&lane.read_page("t", &range, WHOLE).await), [(vec!["1", "a"], Some(json))]);
+}
