@@ -209,7 +209,8 @@ pub(super) async fn by_keys(
         query.param(array, Type::TEXT_ARRAY);
     }
     let (u, matching) = (statements::rows(collection, &ColumnSet::EMPTY), statements::key_matches(collection));
-    let columns: Vec<_> = (1..=collection.key.len()).map(|n| format!("u.c{n}")).collect();
+    // Of the row, though it may be missing: so they are compared in the column's type and collation, as a range is.
+    let columns: Vec<_> = collection.key_columns().zip(1..).map(|(column, n)| format!("coalesce({}, u.c{n})", compared(column))).collect();
     let inside = query.within(&columns, range);
     let r = format!(
         "r as (select row_number() over w as place, x.n, x.json, sum(coalesce(octet_length(x.json), 0)) over w as bytes \

@@ -175,3 +175,21 @@ async fn columns_named_like_what_our_statements_name_are_read() {
     assert_eq!(told(&rows), [(vec!["1", "a"], Some(json)), (vec!["1", "b"], None)]);
     assert_eq!(told(&lane.read_page("t", &range, WHOLE).await), [(vec!["1", "a"], Some(json))]);
 }
+
+#[tokio::test]
+async fn keys_are_in_a_range_by_the_collation_of_their_column() {
+    let fixture = Fixture::new(
+        "create type mood as enum ('sad', 'glad'); create domain humour as mood;
+         create table t (a text collate \"en-x-icu\", b humour, primary key (a, b))",
+    )
+    .await;
+    let mut lane = fixture.lane(&[]).await;
+    lane.apply(&[Set("t", &["B", "sad"], "{}")]).await.expect("applied");
+    let range = KeyRange { from: keys([&["a", "sad"]]).pop(), to: keys([&["Z", "glad"]]).pop(), after: None };
+    // Under the collation a < A < b < B < Z < Zz; of the type, sad < glad. Only one of them has a row.
+    let wanted =
+        keys([&["B", "sad"], &["b", "sad"], &["X", "glad"], &["a", "glad"], &["A", "sad"], &["Z", "glad"], &["Zz", "sad"], &["1", "glad"]]);
+    let inside = lane.read_keys("t", &wanted, &range, WHOLE).await;
+    assert_eq!(inside.rows.iter().map(|row| &row.key).collect::<Vec<_>>(), wanted[..6].iter().collect::<Vec<_>>());
+    assert_eq!(lane.read_page("t", &range, WHOLE).await.rows.iter().map(|row| &row.key).collect::<Vec<_>>(), [&wanted[0]]);
+}
