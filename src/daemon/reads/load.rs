@@ -156,8 +156,9 @@ impl Load {
     /// No more rows are asked for than about fit: Postgres would print them for nothing.
     fn page_size(&self) -> PageSize {
         let average = self.size.bytes.checked_div(self.size.rows).unwrap_or_default().max(1);
-        let fitting = if self.size.rows == 0 { self.rows_fitting } else { self.rows_fitting.min((PAGE_BYTES / average).max(1)) };
-        PageSize { rows_max: self.rows_max.min(fitting.saturating_mul(ROWS_SLACK)), bytes_max: PAGE_BYTES }
+        let stored = if self.size.rows == 0 { u64::MAX } else { (PAGE_BYTES * ROWS_SLACK / average).max(1) };
+        let rows_max = self.rows_max.min(stored).min(self.rows_fitting.saturating_mul(ROWS_SLACK));
+        PageSize { rows_max, bytes_max: PAGE_BYTES }
     }
 }
 
