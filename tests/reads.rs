@@ -1,7 +1,7 @@
 //! Reading what was saved, at once: `Get` and `Load` show every acknowledged save and nothing twice, whatever is pending, being
 //! applied, halved or lost on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use forebay::proto::{
     FlushRequest, GetRequest, GetResponse, LoadRequest, PauseRequest, ResumeRequest, Save, save_service_client::SaveServiceClient,
@@ -270,6 +270,39 @@ async fn large_rows_make_small_pages_and_a_caller_that_does_not_read_holds_nobod
     }
     assert_eq!(count, 60);
     drop(idle);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_objects_that_are_pending_make_small_pages_too() {
+    let (database, journal) = (Database::with(SCHEMA).await, directory());
+    database.execute("insert into players (id, name) select n, 'stored' from generate_series(1, 600) n; analyze players").await;
+    let daemon = start(&database, journal.path()).await;
+    let mut client = daemon.client().await;
+    client.flush(FlushRequest::default()).await.expect("in contact with Postgres");
+    pause(&daemon).await;
+    let name = "x".repeat(9_000);
+    for first in (1..=1_000).step_by(200) {
+        let saves = (first..first + 200).map(|n| set("players", &[&n.to_string()], json!({"name": name})));
+        client.save_batch(batch(saves.collect())).await.expect("accepted");
+    }
+    // What is pending comes first; then by key, where every row is counted once.
+    let (mut seen, mut resume_token, mut counted) = (BTreeSet::new(), String::new(), 0);
+    for pages_max in [3, usize::MAX] {
+        let mut pages = client.load(LoadRequest { resume_token: resume_token.clone(), ..players() }).await.expect("a stream").into_inner();
+        let (mut by_key, mut loaded) = (0, 0);
+        while by_key < pages_max {
+            let Some(page) = pages.message().await.expect("a message that a client takes") else { break };
+            let bytes: usize = page.rows.iter().map(|row| row.json().len()).sum();
+            assert!(bytes <= 1 << 20 && page.rows.iter().all(|row| row.json().len() > 9_000 && row.pending), "{bytes}");
+            seen.extend(page.rows.iter().map(|row| row.key[0].clone()));
+            (by_key, loaded, resume_token) = (by_key + usize::from(page.rows_loaded > 0), page.rows_loaded, page.resume_token);
+        }
+        assert!(by_key >= 3, "{by_key}");
+        counted += loaded;
+    }
+    assert_eq!((seen.len(), counted), (1_000, 600));
+    resume(&daemon).await;
     daemon.stop().await;
 }
 

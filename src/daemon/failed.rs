@@ -77,8 +77,8 @@ pub(super) struct Told {
 
 /// Texts of rows that are read at a time for whoever watches.
 const ROWS_BYTES_MAX: u64 = 1 << 20;
-/// Reasons that are kept in mind.
-const REASONS_MAX: usize = 4_096;
+/// Reasons that are kept in mind, some 500 bytes each: as many as callers may wait for at once.
+const REASONS_MAX: usize = 100_000;
 /// A status is asked for now: what is remembered must do if Postgres takes longer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// From one look for closed rows beyond those that are kept to the next.
@@ -104,13 +104,16 @@ impl FailedSaves {
     pub(super) async fn count(&self, lane: LaneId, backlog: &LaneBacklog) -> Result<(), Failure> {
         // Nothing is closed from outside between reading the rows and taking them over.
         let _care = self.care().await;
-        let known = self.reloaded(self.0.postgres.known_failed(self.0.journal).await?);
+        let known = self.reloaded(lane, self.0.postgres.known_failed(self.0.journal).await?);
+        // The journal's thread takes this lock for every group: nothing long under it.
         let mut open = self.open();
         let collections = self.0.collections.now();
         let through = backlog.through();
-        open.index.reload(|id| collections.get(id).lane == lane, known, through);
+        let before = open.index.reload(lane, |id| collections.get(id).lane == lane, known, through);
         open.counted.entry(lane).or_insert(through);
         self.recount(&open);
+        drop(open);
+        drop(before);
         self.0.added.send_modify(|count| *count += 1);
         self.0.closed.notify_one();
         Ok(())
@@ -159,7 +162,8 @@ impl FailedSaves {
             open.index.add(Row { sequence: *sequence, collection: save.collection, key: save.key.clone() }, backlog.through());
         }
         // After those that failed: a save may overtake one of its own transaction.
-        closes.iter().for_each(|close| open.index.close(close.sequence, close.state));
+        let collections = self.0.collections.now();
+        closes.iter().for_each(|close| open.index.close(close.sequence, close.state, |id| collections.get(id).lane));
         self.recount(&open);
         if !closes.is_empty() {
             self.0.closed.notify_one();
@@ -195,11 +199,18 @@ impl FailedSaves {
     }
 
     /// What failed in a part of a lane, of the collections that are wanted: some of it, oldest first, and up to where that is all.
-    pub(super) fn between(&self, span: (Sequence, Sequence), max: usize, wanted: impl Fn(&str) -> bool) -> (Vec<Told>, Sequence) {
+    pub(super) fn between(
+        &self,
+        lane: LaneId,
+        span: (Sequence, Sequence),
+        max: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> (Vec<Told>, Sequence) {
         let open = self.open();
         // After the rows: it knows the number of every collection in them.
         let collections = self.0.collections.now();
-        let (failed, ends) = open.index.between(span, max, |id| wanted(&collections.get(id).name));
+        let (failed, ends) = open.index.between(lane, span, max, |id| wanted(&collections.get(id).name));
+        drop(open);
         let reasons = lock(&self.0.reasons);
         let told = failed.into_iter().map(|(sequence, collection)| Told {
             sequence,
@@ -293,7 +304,9 @@ impl FailedSaves {
             }
             tell_discarded(&chunk, reason);
             let mut open = self.open();
-            chunk.iter().for_each(|(sequence, _)| open.index.close(*sequence, FailedState::Discarded));
+            let collections = self.0.collections.now();
+            let lane_of = |id| collections.get(id).lane;
+            chunk.iter().for_each(|(sequence, _)| open.index.close(*sequence, FailedState::Discarded, lane_of));
             self.recount(&open);
             discarded.extend(chunk.into_iter().map(|(sequence, _)| sequence));
             self.0.closed.notify_one();
@@ -328,8 +341,11 @@ impl FailedSaves {
         }
     }
 
-    fn reloaded(&self, KnownFailed { open, closed, horizon }: KnownFailed) -> Reloaded {
-        let closed = closed.into_iter().flat_map(|ClosedFailed { collection, state, sequences }| {
+    /// What is known of a lane; the open rows of others stay in it.
+    fn reloaded(&self, lane: LaneId, KnownFailed { open, closed, horizon }: KnownFailed) -> Reloaded {
+        let lanes = self.0.collections.lanes();
+        let closed = closed.into_iter().filter(|alike| lanes.lane_of(&alike.collection) == lane);
+        let closed = closed.flat_map(|ClosedFailed { collection, state, sequences }| {
             let id = self.0.collections.number_name(&collection);
             sequences.into_iter().map(move |sequence| (sequence, (id, state)))
         });

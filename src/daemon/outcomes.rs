@@ -85,7 +85,9 @@ impl Outcomes {
         if self.0.gaps.hold(ticket.lane, ticket.sequence) {
             return Ok(State::Discarded);
         }
-        Ok(self.0.failed.outcome(ticket.sequence))
+        let state = self.0.failed.outcome(ticket.sequence);
+        // Postgres may have gone back in time since: what had failed before that isn't known any more, and its position says so.
+        Ok(if self.is_settled(ticket)? { state } else { State::Pending })
     }
 
     /// How saves stand, as far as it can be told.
@@ -164,8 +166,9 @@ impl Outcomes {
         let row = self.0.failed.row_of(ticket.sequence).await.map_err(|failure| Untold::Unavailable(failure.to_string()))?;
         match row {
             Some(row) => self.tell_row(row, status),
-            // It was removed a moment ago: closed, and too old to be kept.
-            None => *status = TicketStatus::of(State::Unknown),
+            // Removed a moment ago, closed and too old to be kept; or Postgres went back in time, which its lane has yet to notice.
+            None if self.state(ticket)? == State::Unknown => *status = TicketStatus::of(State::Unknown),
+            None => return Err(Untold::Unavailable("the row of the failed save is not there".to_owned())),
         }
         Ok(())
     }

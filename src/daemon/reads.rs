@@ -3,7 +3,7 @@
 //! Never older than what was offered to the lane before the read, and nothing counts twice: the position that came with the row
 //! says which saves are in it (P3). A read holds a connection for one statement, never for longer.
 
-use std::{slice, sync::Arc, time::Duration};
+use std::{ops::Range, slice, sync::Arc, time::Duration};
 
 use tokio::{
     sync::Semaphore,
@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 use super::{catalog::SharedCollections, lanes::Started, log::LaneLog};
 use crate::{
-    backlog::{Shown, Stored, lay},
+    backlog::{Fold, Shown, Stored, lay},
     collections::Collection,
     drain::{BacklogReader, LaneHandle, LaneState, PendingError, Pin},
     grpc::{self, LoadQuery, Loading, ReadError, ReadObject},
-    postgres::{KeyRange, LaneRow, PageSize, Postgres, Rows, RowsError},
+    postgres::{KeyRange, LaneRow, PageSize, Postgres, Rows, RowsError, StoredRow},
     save::Key,
 };
 
@@ -75,6 +75,8 @@ impl From<Unread> for ReadError {
 const TROUBLED_PATIENCE: Duration = Duration::from_secs(1);
 /// A single row has what size it has.
 const ONE_ROW: PageSize = PageSize { rows_max: 1, bytes_max: 0 };
+/// Rows of which is asked at a time what is pending, at first and later: it is held until they are laid over, and may be large.
+const LAID_ROWS: Range<usize> = 16..256;
 
 impl Reads {
     pub(super) fn new(postgres: Postgres, collections: SharedCollections, journal: Uuid, readers: u16, lanes: Vec<Started>) -> Self {
@@ -130,7 +132,7 @@ impl Shared {
     }
 
     async fn object(&self, ReadRow { pin, collection, rows }: ReadRow) -> Result<ReadObject, Unread> {
-        let objects = self.lane(&collection).laid_over(&pin, &collection, rows).await?;
+        let objects = self.lane(&collection).laid_over(&pin, &collection, rows, ONE_ROW.bytes_max).await?;
         objects.into_iter().next().map(|(_, object)| object).ok_or_else(|| Unread::Changed("the row did not come".to_owned()))
     }
 
@@ -154,21 +156,32 @@ impl ReadLane {
         }
     }
 
-    /// The rows as they will be. The pin was had before they were read.
-    async fn laid_over(&self, pin: &Pin, collection: &Collection, rows: Rows) -> Result<Vec<(Key, ReadObject)>, PendingError> {
-        let Rows { position, defaulted, rows, .. } = rows;
-        let keys: Vec<_> = rows.iter().map(|row| row.key.clone()).collect();
-        let pending = self.backlog.pending(pin, collection.id, &keys, position).await?;
-        let objects = rows.into_iter().zip(pending.folds).map(|(row, folds)| {
-            if folds.is_empty() {
-                let object = ReadObject { json: row.json.map(String::into_bytes), pending: false, unknown: Vec::new() };
-                return (row.key, object);
+    /// The rows as they will be, as many as have no more bytes than these, but at least one. The pin was had before they were read.
+    async fn laid_over(
+        &self,
+        pin: &Pin,
+        collection: &Collection,
+        Rows { position, defaulted, rows, .. }: Rows,
+        bytes_max: u64,
+    ) -> Result<Vec<(Key, ReadObject)>, PendingError> {
+        let (mut rows, mut objects, mut bytes, mut count) = (rows.into_iter(), Vec::new(), 0, LAID_ROWS.start);
+        loop {
+            let chunk: Vec<_> = rows.by_ref().take(count).collect();
+            if chunk.is_empty() {
+                return Ok(objects);
             }
-            let stored = row.json.as_deref().map_or(Stored::Missing, Stored::Row);
-            let Shown { json, unknown } = lay(collection, &row.key, stored, Some(&defaulted), &folds);
-            (row.key, ReadObject { json, pending: true, unknown })
-        });
-        Ok(objects.collect())
+            let keys: Vec<_> = chunk.iter().map(|row| row.key.clone()).collect();
+            let pending = self.backlog.pending(pin, collection.id, &keys, position).await?;
+            for (row, folds) in chunk.into_iter().zip(pending.folds) {
+                let (key, object) = laid(collection, &defaulted, row, &folds);
+                bytes += bytes_of(&key, &object);
+                if bytes > bytes_max && !objects.is_empty() {
+                    return Ok(objects);
+                }
+                objects.push((key, object));
+            }
+            count = (count * 2).min(LAID_ROWS.end);
+        }
     }
 
     /// Without Postgres: what waits above the position that is known, over a row of which nothing is.
@@ -183,4 +196,21 @@ impl ReadLane {
         let Shown { json, unknown } = lay(collection, key, Stored::Unknown, None, &folds);
         Ok(ReadObject { json, pending: true, unknown })
     }
+}
+
+/// A row as it will be.
+fn laid(collection: &Collection, defaulted: &[String], StoredRow { key, json }: StoredRow, folds: &[Fold]) -> (Key, ReadObject) {
+    if folds.is_empty() {
+        let object = ReadObject { json: json.map(String::into_bytes), pending: false, unknown: Vec::new() };
+        return (key, object);
+    }
+    let stored = json.as_deref().map_or(Stored::Missing, Stored::Row);
+    let Shown { json, unknown } = lay(collection, &key, stored, Some(defaulted), folds);
+    (key, ReadObject { json, pending: true, unknown })
+}
+
+/// What an object adds to an answer.
+fn bytes_of(key: &Key, ReadObject { json, unknown, .. }: &ReadObject) -> u64 {
+    let unknown: usize = unknown.iter().map(String::len).sum();
+    (key.as_bytes().len() + json.as_ref().map_or(0, Vec::len) + unknown) as u64
 }

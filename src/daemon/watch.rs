@@ -56,8 +56,8 @@ impl Watches {
             lane.confirmed().await;
         }
         loop {
-            // Before the look: what comes after it is heard of.
-            let mut positions: Vec<_> = lanes.iter().map(|lane| lane.position()).collect();
+            // Before the look: what comes after it is heard of. Of every lane: as one goes on, an idle one is passed by.
+            let mut positions: Vec<_> = self.lanes.iter().map(LaneHandle::position).collect();
             match self.look(watch, &lanes).await {
                 Ok(told) if told.is_empty() => {
                     // Their senders live in the handles.
@@ -108,7 +108,7 @@ impl Watches {
         let superseded = self.superseded.between(lane, live_after.max(after), through, TOLD_MAX);
         let superseded = superseded.ok_or(WatchEnd::TooSlow(watch.mark().unwrap_or_default()))?;
         let wanted = |collection: &str| watch.wants(collection) && self.collections.lanes().lane_of(collection) == lane;
-        let (failed, through) = self.failed.between((after, superseded.through), TOLD_MAX, wanted);
+        let (failed, through) = self.failed.between(lane, (after, superseded.through), TOLD_MAX, wanted);
         told.extend(self.with_reasons(lane, failed).await.map_err(Silence::Away)?);
         let collections = self.collections.now();
         let changed_nothing = superseded.saves.into_iter().filter(|(sequence, _)| *sequence <= through);

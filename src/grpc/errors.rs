@@ -131,8 +131,10 @@ pub(super) fn postgres_unavailable(why: String) -> Status {
 pub(super) fn row_too_large(key: &str, bytes: usize, max: usize) -> Status {
     let reason = ErrorReason::LimitReached;
     let details = info(reason, [("max", max.to_string()), ("used", bytes.to_string())]);
-    let message =
-        format!("the row with the key {} has {bytes} bytes as JSON, and an answer takes {max}: read it from postgres", quoted(key));
+    let message = format!(
+        "the row with the key {} has {bytes} bytes as JSON, and an answer takes {max}: read it with SQL (a Load goes on only from a later from_key)",
+        quoted(key)
+    );
     status(Code::OutOfRange, message, details, reason)
 }
 

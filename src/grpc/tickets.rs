@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::{deadline::Deadline, door::Door, errors, validate::quoted};
@@ -37,19 +38,31 @@ impl Door {
         let until = deadline.or_after(AWAIT_MAX);
         loop {
             let mut waiting = self.control.wait(ticket);
-            match self.control.ticket(ticket).await {
+            match self.asked(ticket, until).await? {
                 Ok(status) if status.state.is_final() => return Ok(self.shown(status)),
                 Ok(_) | Err(Untold::NotAsked) => {}
                 Err(why) => return Err(untold(why)),
             }
             tokio::select! {
                 () = waiting.settled() => {}
-                () = tokio::time::sleep_until(until) => break,
+                () = tokio::time::sleep_until(until) => {
+                    // From memory: nothing is waited for any more.
+                    let status = self.asked(ticket, until).await?;
+                    return status.map(|status| self.shown(status)).map_err(untold);
+                }
                 () = self.stop.cancelled() => return Err(errors::stopping()),
             }
         }
-        let status = self.control.ticket(ticket).await.map_err(untold)?;
-        Ok(self.shown(status))
+    }
+
+    /// What is known of a save, if that can be told in time: why one failed may be Postgres' to say.
+    async fn asked(&self, ticket: Ticket, until: Instant) -> Result<Result<TicketStatus, Untold>, Status> {
+        tokio::select! {
+            biased;
+            status = self.control.ticket(ticket) => Ok(status),
+            () = tokio::time::sleep_until(until) => Err(untold(Untold::Unavailable("it did not answer before the deadline".to_owned()))),
+            () = self.stop.cancelled() => Err(errors::stopping()),
+        }
     }
 
     /// The save that a ticket names; `None` if it is another journal's.

@@ -209,11 +209,12 @@ pub(super) async fn by_keys(
         query.param(array, Type::TEXT_ARRAY);
     }
     let (u, matching) = (statements::rows(collection, &ColumnSet::EMPTY), statements::key_matches(collection));
-    let columns: Vec<_> = (1..=collection.key.len()).map(|n| format!("u.c{n}")).collect();
+    // Of the row, though it may be missing: so they are compared in the column's type and collation, as a range is.
+    let columns: Vec<_> = collection.key_columns().zip(1..).map(|(column, n)| format!("coalesce({}, u.c{n})", compared(column))).collect();
     let inside = query.within(&columns, range);
     let r = format!(
         "r as (select row_number() over w as place, x.n, x.json, sum(coalesce(octet_length(x.json), 0)) over w as bytes \
-         from (select u.n, row_to_json(t)::text as json from u left join {} as t on {matching} where {inside}) as x \
+         from (select u.n, row_to_json(t.*)::text as json from u left join {} as t on {matching} where {inside}) as x \
          window w as (order by x.n rows unbounded preceding))",
         query.table()
     );
@@ -266,7 +267,7 @@ fn range_statement(query: &mut Query<'_>, lane: &LaneRow, range: &KeyRange, size
     let ordered: String = columns.iter().zip(1..).map(|(column, n)| format!(", {column} as o{n}")).collect();
     let r = format!(
         "r as (select row_number() over w as place, 0::int8 as n, x.json, sum(octet_length(x.json)) over w as bytes, {} \
-         from (select row_to_json(t)::text as json{texts}{ordered} from {} as t where {inside} order by {} limit {limit}) as x \
+         from (select row_to_json(t.*)::text as json{texts}{ordered} from {} as t where {inside} order by {} limit {limit}) as x \
          window w as (order by {} rows unbounded preceding))",
         number("x.k"),
         query.table(),

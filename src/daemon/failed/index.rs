@@ -15,7 +15,7 @@ use crate::{
     failed::{Close, FailedState},
     grpc::FailedStanding,
     outcomes::State,
-    save::{Accepted, CollectionId, Key, Sequence},
+    save::{Accepted, CollectionId, Key, LaneId, Sequence},
 };
 
 /// An open row.
@@ -41,7 +41,7 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Reloaded {
     pub(super) open: Vec<Row>,
-    pub(super) closed: Vec<(Sequence, (CollectionId, FailedState))>,
+    pub(super) closed: ClosedRows,
     pub(super) horizon: Sequence,
 }
 
@@ -52,12 +52,15 @@ struct Collection {
     objects: HashMap<Key, Vec<Sequence>, foldhash::fast::RandomState>,
 }
 
+/// Closed rows, and how they ended.
+pub(super) type ClosedRows = BTreeMap<Sequence, (CollectionId, FailedState)>;
+
 /// All of them; `failed.saves_max` bounds the open ones, `failed.closed_kept` the others.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     known: BTreeMap<Sequence, Known>,
-    /// Closed ones, for their tickets.
-    closed: BTreeMap<Sequence, (CollectionId, FailedState)>,
+    /// Closed ones, for their tickets: by lane, so that those of one can be exchanged at once, however many they are.
+    closed: BTreeMap<LaneId, ClosedRows>,
     /// Up to here closed ones were forgotten.
     horizon: Sequence,
     /// What is saved again, by which save; also what was overtaken and is retried by force.
@@ -75,18 +78,21 @@ impl Index {
         }
         self.known.insert(sequence, Known { collection, key, since, saved: false });
         // A row that failed again is open again.
-        self.closed.remove(&sequence);
+        self.closed.values_mut().for_each(|rows| {
+            rows.remove(&sequence);
+        });
     }
 
-    /// What Postgres holds of a lane's collections. What is known of a row already stays known.
+    /// What Postgres holds of a lane's collections. What is known of a row already stays known. Gives back the closed rows of
+    /// before: there may be a million, to be dropped where nobody waits.
     pub(super) fn reload(
         &mut self,
+        lane: LaneId,
         ours: impl Fn(CollectionId) -> bool,
         Reloaded { open: rows, closed, horizon }: Reloaded,
         since: Sequence,
-    ) {
-        self.closed.retain(|_, (collection, _)| !ours(*collection));
-        self.closed.extend(closed.into_iter().filter(|(_, (collection, _))| ours(*collection)));
+    ) -> Option<ClosedRows> {
+        let closed_before = self.closed.insert(lane, closed);
         self.horizon = horizon;
         let mut before: BTreeMap<Sequence, Known> = self.known.extract_if(.., |_, known| ours(known.collection)).collect();
         self.collections.retain(|&collection, _| !ours(collection));
@@ -97,6 +103,7 @@ impl Index {
                 (known.since, known.saved) = (before.since, before.saved);
             }
         }
+        closed_before
     }
 
     /// The journal hands a save on.
@@ -131,15 +138,16 @@ impl Index {
     }
 
     /// It is closed. What was overtaken before an operator insisted on its retry is retried.
-    pub(super) fn close(&mut self, sequence: Sequence, state: FailedState) {
+    pub(super) fn close(&mut self, sequence: Sequence, state: FailedState, lane_of: impl Fn(CollectionId) -> LaneId) {
         self.retrying.remove(&sequence);
         let Some(Known { collection, key, .. }) = self.known.remove(&sequence) else {
-            if let Some((_, known)) = self.closed.get_mut(&sequence).filter(|_| state == FailedState::Retried) {
+            let mut closed = self.closed.values_mut().filter_map(|rows| rows.get_mut(&sequence));
+            if let Some((_, known)) = closed.next().filter(|_| state == FailedState::Retried) {
                 *known = state;
             }
             return;
         };
-        self.closed.insert(sequence, (collection, state));
+        self.closed.entry(lane_of(collection)).or_default().insert(sequence, (collection, state));
         let of_collection = self.collections.get_mut(&collection).expect("both maps hold the same rows");
         of_collection.count -= 1;
         if let Some(rows) = of_collection.objects.get_mut(&key) {
@@ -161,7 +169,9 @@ impl Index {
     /// Closed ones were removed.
     pub(super) fn forget(&mut self, removed: &[Sequence]) {
         for sequence in removed {
-            self.closed.remove(sequence);
+            self.closed.values_mut().for_each(|rows| {
+                rows.remove(sequence);
+            });
             self.horizon = self.horizon.max(*sequence);
         }
     }
@@ -172,7 +182,7 @@ impl Index {
 
     /// How a save stands that Postgres holds or has refused.
     pub(super) fn outcome(&self, sequence: Sequence) -> State {
-        match self.closed.get(&sequence) {
+        match self.closed.values().find_map(|rows| rows.get(&sequence)) {
             Some((_, FailedState::Discarded)) => State::Discarded,
             Some(_) => State::Failed,
             None if self.known.contains_key(&sequence) => State::Failed,
@@ -184,13 +194,15 @@ impl Index {
     /// Those that failed after `after`, whatever became of them later: some `max` that are `ours`, and up to where that is all.
     pub(super) fn between(
         &self,
+        lane: LaneId,
         (after, through): (Sequence, Sequence),
         max: usize,
         ours: impl Fn(CollectionId) -> bool,
     ) -> (Vec<(Sequence, CollectionId)>, Sequence) {
         let span = (Bound::Excluded(after), Bound::Included(through));
         let open = self.known.range(span).map(|(&sequence, known)| (sequence, known.collection));
-        let closed = self.closed.range(span).map(|(&sequence, &(collection, _))| (sequence, collection));
+        let closed = self.closed.get(&lane).into_iter().flat_map(|rows| rows.range(span));
+        let closed = closed.map(|(&sequence, &(collection, _))| (sequence, collection));
         // Some of either, and up to where they are all.
         let (mut failed, mut surplus): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
         for (n, one) in open.take(max + 1).enumerate().chain(closed.take(max + 1).enumerate()) {
@@ -350,14 +362,14 @@ mod tests {
         index.add(Row { sequence: seq(6), collection: LOG, key: Key::none() }, seq(20));
         index.see(&accepted(10, 1, None));
         let open = vec![row(3, 1), row(7, 3)];
-        index.reload(|collection| collection == ROWS, Reloaded { open, ..Reloaded::default() }, seq(15));
+        index.reload(LaneId(0), |collection| collection == ROWS, Reloaded { open, ..Reloaded::default() }, seq(15));
         assert_eq!((index.len(), index.standing(seq(4))), (3, FailedStanding::Closed));
         assert_eq!(index.standing(seq(3)), FailedStanding::SavedSince);
         assert_eq!((index.since(|id| id == ROWS), index.since(|_| true)), (seq(15), seq(20)));
         let mut counts = index.counts();
         counts.sort_unstable();
         assert_eq!(counts, [(ROWS, 2), (LOG, 1)]);
-        [3, 6, 7].into_iter().for_each(|sequence| index.close(seq(sequence), FailedState::Retried));
+        [3, 6, 7].into_iter().for_each(|sequence| index.close(seq(sequence), FailedState::Retried, |_| LaneId(0)));
         assert!(index.len() == 0 && index.counts().is_empty() && index.collections.is_empty());
     }
 
@@ -365,10 +377,10 @@ mod tests {
     fn what_failed_is_found_by_pages_whatever_became_of_it() {
         let mut index = index(&[(3, 1), (4, 1), (6, 2), (8, 2)]);
         index.add(Row { sequence: seq(5), collection: LOG, key: Key::none() }, seq(9));
-        index.close(seq(4), FailedState::Discarded);
-        index.close(seq(6), FailedState::Overtaken);
+        index.close(seq(4), FailedState::Discarded, |_| LaneId(0));
+        index.close(seq(6), FailedState::Overtaken, |_| LaneId(0));
         let found = |after, through, max, of: Option<CollectionId>| {
-            let (failed, ends) = index.between((seq(after), seq(through)), max, |id| of.is_none_or(|of| of == id));
+            let (failed, ends) = index.between(LaneId(0), (seq(after), seq(through)), max, |id| of.is_none_or(|of| of == id));
             (failed.iter().map(|(sequence, _)| sequence.get()).collect::<Vec<_>>(), ends.get())
         };
         assert_eq!(found(0, 9, 9, None), (vec![3, 4, 5, 6, 8], 9));
@@ -381,19 +393,19 @@ mod tests {
     #[test]
     fn outcomes_are_told_from_what_is_open_closed_and_forgotten() {
         let mut index = index(&[(3, 1), (4, 1), (5, 2), (6, 2)]);
-        index.close(seq(4), FailedState::Discarded);
-        index.close(seq(5), FailedState::Overtaken);
+        index.close(seq(4), FailedState::Discarded, |_| LaneId(0));
+        index.close(seq(5), FailedState::Overtaken, |_| LaneId(0));
         let outcomes = |index: &Index| (2..=7).map(|n| index.outcome(seq(n))).collect::<Vec<_>>();
         use State::*;
         assert_eq!(outcomes(&index), [Persisted, Failed, Discarded, Failed, Failed, Persisted]);
         index.forget(&[seq(4)]);
         assert_eq!(outcomes(&index), [Unknown, Failed, Unknown, Failed, Failed, Persisted]);
-        index.close(seq(5), FailedState::Retried);
+        index.close(seq(5), FailedState::Retried, |_| LaneId(0));
         index.add(row(5, 2), seq(9));
         assert_eq!(index.outcome(seq(5)), Failed, "failed again");
-        let closed = vec![(seq(6), (ROWS, FailedState::Discarded)), (seq(7), (LOG, FailedState::Discarded))];
+        let closed = ClosedRows::from([(seq(6), (ROWS, FailedState::Discarded))]);
         let reloaded = Reloaded { open: vec![row(3, 1)], closed, horizon: seq(2) };
-        index.reload(|collection| collection == ROWS, reloaded, seq(9));
+        index.reload(LaneId(0), |collection| collection == ROWS, reloaded, seq(9));
         assert_eq!(outcomes(&index), [Unknown, Failed, Persisted, Persisted, Discarded, Persisted]);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     save::{Key, Sequence},
 };
 
-/// Bytes of a page's rows, of which one may be larger.
+/// Bytes of a page's rows, as Postgres has them and as they will be; one may be larger.
 const PAGE_BYTES: u64 = 1 << 20;
 /// So many times as many rows are asked for as fill a page on average.
 const ROWS_SLACK: u64 = 4;
@@ -35,6 +35,8 @@ pub(super) struct Load {
     /// The highest position that was relied on.
     least: Sequence,
     rows_loaded: u64,
+    /// About so many rows as they will be fill a page, as far as the last pages tell.
+    rows_fitting: u64,
 }
 
 enum Stage {
@@ -59,6 +61,7 @@ impl Load {
             stage: Stage::Begin,
             least: Sequence::ZERO,
             rows_loaded: 0,
+            rows_fitting: u64::MAX,
         }
     }
 
@@ -108,13 +111,18 @@ impl Load {
         let range = KeyRange { after: None, ..self.range.clone() };
         let asked = &keys.make_contiguous()[..count];
         let lane = self.reads.lane(&self.collection);
-        let _page = self.reads.pages.acquire().await.expect("nobody closes it");
+        let page = self.reads.pages.acquire().await.expect("nobody closes it");
         let pin = lane.backlog.pin();
         let rows = self.reads.postgres.rows_by_keys(&lane.row, &self.collection, (asked, &range), size).await?;
-        let done = rows.keys_done;
+        drop(page);
         check(&mut self.least, &rows)?;
-        let objects = lane.laid_over(&pin, &self.collection, rows).await?;
+        let (found, mut done) = (rows.rows.len(), rows.keys_done);
+        let objects = lane.laid_over(&pin, &self.collection, rows, PAGE_BYTES).await?;
+        if let Some((last, _)) = objects.last().filter(|_| objects.len() < found) {
+            done = asked.iter().position(|key| key == last).map_or(done, |place| place + 1);
+        }
         keys.drain(..done);
+        self.fitted(objects.len(), found);
         Ok(objects)
     }
 
@@ -122,26 +130,34 @@ impl Load {
     async fn by_key(&mut self) -> Result<Vec<(Key, ReadObject)>, Unread> {
         let size = self.page_size();
         let lane = self.reads.lane(&self.collection);
-        let _page = self.reads.pages.acquire().await.expect("nobody closes it");
+        let page = self.reads.pages.acquire().await.expect("nobody closes it");
         let pin = lane.backlog.pin();
         let rows = self.reads.postgres.rows_by_range(&lane.row, &self.collection, &self.range, size).await?;
+        drop(page);
         check(&mut self.least, &rows)?;
-        let more = rows.more;
-        let objects = lane.laid_over(&pin, &self.collection, rows).await?;
+        let (found, more) = (rows.rows.len(), rows.more);
+        let objects = lane.laid_over(&pin, &self.collection, rows, PAGE_BYTES).await?;
         self.rows_loaded += objects.len() as u64;
         if let Some((last, _)) = objects.last() {
             self.range.after = Some(last.clone());
         }
-        if !more {
+        if !more && objects.len() == found {
             self.stage = Stage::End;
         }
+        self.fitted(objects.len(), found);
         Ok(objects)
+    }
+
+    /// So many of the rows found went into a page.
+    fn fitted(&mut self, shown: usize, found: usize) {
+        self.rows_fitting = if shown < found { shown as u64 } else { self.rows_fitting.saturating_mul(ROWS_SLACK) };
     }
 
     /// No more rows are asked for than about fit: Postgres would print them for nothing.
     fn page_size(&self) -> PageSize {
         let average = self.size.bytes.checked_div(self.size.rows).unwrap_or_default().max(1);
-        let rows_max = if self.size.rows == 0 { self.rows_max } else { self.rows_max.min((PAGE_BYTES * ROWS_SLACK / average).max(1)) };
+        let stored = if self.size.rows == 0 { u64::MAX } else { (PAGE_BYTES * ROWS_SLACK / average).max(1) };
+        let rows_max = self.rows_max.min(stored).min(self.rows_fitting.saturating_mul(ROWS_SLACK));
         PageSize { rows_max, bytes_max: PAGE_BYTES }
     }
 }

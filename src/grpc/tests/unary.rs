@@ -296,6 +296,7 @@ async fn a_get_answers_what_is_read_and_a_load_its_pages() {
     assert!(!soon(saves.get(get("2"))).await.expect("read").into_inner().found);
     let large = soon(saves.get(get("3"))).await.expect_err("no answer holds it");
     assert_error(&large, Code::OutOfRange, "LIMIT_REACHED");
+    assert!(large.message().contains("the key") && large.message().contains("read it with SQL"), "{large:?}");
     assert_error(&soon(saves.get(get("5"))).await.expect_err("it is away"), Code::Unavailable, "POSTGRES_UNAVAILABLE");
     let late = soon(saves.get(timed(get("4"), "200m"))).await.expect_err("nobody waits any longer");
     assert_error(&late, Code::DeadlineExceeded, "DEADLINE");

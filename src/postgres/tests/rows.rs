@@ -161,3 +161,35 @@ async fn a_page_comes_through_the_index_and_nothing_is_sorted_for_it() {
     assert!(plan.contains("Index Scan") && plan.contains("t_pkey"), "{plan}");
     assert!(!below.contains("Sort"), "{plan}");
 }
+
+#[tokio::test]
+async fn columns_named_like_what_our_statements_name_are_read() {
+    let fixture =
+        Fixture::new("create table t (u int4, c1 text, t text, p text, r text, x text, n text, json text, place text, k1 text, o1 text, primary key (u, c1))")
+            .await;
+    let mut lane = fixture.lane(&[]).await;
+    lane.apply(&[Set("t", &["1", "a"], r#"{"t": "T", "p": "P", "n": "N", "json": "J", "k1": "K"}"#)]).await.expect("applied");
+    let json = r#"{"u":1,"c1":"a","t":"T","p":"P","r":null,"x":null,"n":"N","json":"J","place":null,"k1":"K","o1":null}"#;
+    let range = KeyRange { from: keys([&["1", "a"]]).pop(), to: keys([&["2", "b"]]).pop(), after: None };
+    let rows = lane.read_keys("t", &keys([&["1", "a"], &["1", "b"]]), &range, WHOLE).await;
+    assert_eq!(told(&rows), [(vec!["1", "a"], Some(json)), (vec!["1", "b"], None)]);
+    assert_eq!(told(&lane.read_page("t", &range, WHOLE).await), [(vec!["1", "a"], Some(json))]);
+}
+
+#[tokio::test]
+async fn keys_are_in_a_range_by_the_collation_of_their_column() {
+    let fixture = Fixture::new(
+        "create type mood as enum ('sad', 'glad'); create domain humour as mood;
+         create table t (a text collate \"en-x-icu\", b humour, primary key (a, b))",
+    )
+    .await;
+    let mut lane = fixture.lane(&[]).await;
+    lane.apply(&[Set("t", &["B", "sad"], "{}")]).await.expect("applied");
+    let range = KeyRange { from: keys([&["a", "sad"]]).pop(), to: keys([&["Z", "glad"]]).pop(), after: None };
+    // Under the collation a < A < b < B < Z < Zz; of the type, sad < glad. Only one of them has a row.
+    let wanted =
+        keys([&["B", "sad"], &["b", "sad"], &["X", "glad"], &["a", "glad"], &["A", "sad"], &["Z", "glad"], &["Zz", "sad"], &["1", "glad"]]);
+    let inside = lane.read_keys("t", &wanted, &range, WHOLE).await;
+    assert_eq!(inside.rows.iter().map(|row| &row.key).collect::<Vec<_>>(), wanted[..6].iter().collect::<Vec<_>>());
+    assert_eq!(lane.read_page("t", &range, WHOLE).await.rows.iter().map(|row| &row.key).collect::<Vec<_>>(), [&wanted[0]]);
+}
