@@ -29,6 +29,8 @@ use crate::support::{
     seed,
 };
 
+mod changes;
+
 const SCHEMA: &str = "create table players (id bigint primary key, name text constraint no_bad check (name <> 'bad'));
      create table events (id bigint generated always as identity primary key, what text check (what <> 'bad'))";
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

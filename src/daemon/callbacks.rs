@@ -66,6 +66,8 @@ struct Shared {
     seen: AtomicU64,
     /// Counts when room in the limit has come free.
     room: watch::Sender<u64>,
+    /// Counts when awaited saves have been noted.
+    noted: watch::Sender<u64>,
 }
 
 /// Per lane, by its number.
@@ -100,7 +102,7 @@ impl Callbacks {
         (collections, limit): (&SharedCollections, &Arc<Limit>),
         after: &[Sequence],
     ) -> Result<(Self, Opening), LedgerError> {
-        let lanes = kept::Lane::all(settings, &layout.lanes, after);
+        let lanes = kept::Lane::all(settings, layout, after);
         let (from, read) = (ledger.clone(), move |ledger: &Ledger| Kept::read(ledger, lanes));
         let kept = tokio::task::spawn_blocking(move || read(&from)).await.expect("the ledger doesn't panic")?;
         let state = State {
@@ -118,6 +120,7 @@ impl Callbacks {
             state: Mutex::new(state),
             seen: AtomicU64::new(0),
             room: watch::Sender::default(),
+            noted: watch::Sender::default(),
         };
         let known = kept.deliveries.iter().map(|delivery| delivery.id.clone()).collect();
         Ok((Self(Arc::new(shared)), Opening { targets, kept, known }))
@@ -225,16 +228,22 @@ impl Callbacks {
         let put = move || kept::put(&ledger, &deliveries, &name, mark).map(|()| deliveries);
         let deliveries = tokio::task::spawn_blocking(put).await.expect("the ledger doesn't panic")?;
         if let Mark::Noted(through) = mark {
-            let mut state = self.state();
-            let awaited = &mut state.awaited[usize::from(lane.id().0)];
-            while awaited.front().is_some_and(|first| first.sequence <= through) {
-                awaited.pop_front();
-            }
-            self.hold(&state);
+            self.noted_through(lane.id(), through);
         }
         let endpoints = self.0.endpoints.get().expect("followers start after the endpoints");
         deliveries.into_iter().for_each(|delivery| endpoints.deliver(delivery));
         Ok(())
+    }
+
+    fn noted_through(&self, lane: LaneId, through: Sequence) {
+        let mut state = self.state();
+        let awaited = &mut state.awaited[usize::from(lane.0)];
+        while awaited.front().is_some_and(|first| first.sequence <= through) {
+            awaited.pop_front();
+        }
+        self.hold(&state);
+        drop(state);
+        self.0.noted.send_modify(|count| *count += 1);
     }
 
     /// How many failures may be told now. Half of the limit is left to saves, whose callers would be refused.
@@ -263,6 +272,12 @@ impl Callbacks {
     /// Saves whose outcome is to be told and is not noted yet.
     pub(super) fn awaited(&self) -> u64 {
         self.state().awaited.iter().map(|lane| lane.len() as u64).sum()
+    }
+
+    /// Waits until there are none.
+    pub(super) async fn all_noted(&self) {
+        let mut noted = self.0.noted.subscribe();
+        noted.wait_for(|_| self.awaited() == 0).await.expect("its sender is ours");
     }
 
     /// How each endpoint stands.

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    collections::Lanes,
+    daemon::layout::Layout,
     journal::{Ledger, LedgerError},
     save::Sequence,
     settings::Settings,
@@ -53,26 +53,26 @@ pub(super) struct Kept {
 }
 
 impl Lane {
-    /// The lanes of a layout, of which the ledger has not been asked.
-    pub(super) fn all(settings: &Settings, lanes: &Lanes, after: &[Sequence]) -> Vec<Self> {
+    /// The lanes of a layout, of which the ledger has not been asked. Whatever was accepted before the layout is noted.
+    pub(super) fn all(settings: &Settings, layout: &Layout, after: &[Sequence]) -> Vec<Self> {
         let lane = |(name, &after): (&str, &Sequence)| Self {
             name: name.to_owned(),
             on_failed: BTreeMap::new(),
-            noted: Sequence::ZERO,
+            noted: layout.begins(),
             told: None,
             after,
         };
-        let mut all: Vec<_> = lanes.names().zip(after).map(lane).collect();
+        let mut all: Vec<_> = layout.lanes.names().zip(after).map(lane).collect();
         for (collection, its) in &settings.collections {
             if let Some(endpoint) = &its.on_failed {
-                all[usize::from(lanes.lane_of(collection).0)].on_failed.insert(collection.clone(), endpoint.clone());
+                all[usize::from(layout.lanes.lane_of(collection).0)].on_failed.insert(collection.clone(), endpoint.clone());
             }
         }
         all
     }
 
     fn read(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        self.noted = sequence(ledger, &key(NOTED, &self.name))?.unwrap_or_default();
+        self.noted = sequence(ledger, &key(NOTED, &self.name))?.unwrap_or_default().max(self.noted);
         let failures = key(FAILURES, &self.name);
         let told = sequence(ledger, &failures)?;
         match (self.on_failed.is_empty(), told) {

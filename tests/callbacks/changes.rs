@@ -1,0 +1,67 @@
+//! What is to be told is told, once, although the lanes change or Postgres goes back in time.
+
+use forebay::proto::{GetStatusRequest, PauseRequest};
+use serde_json::json;
+
+use super::{player, save, setup, states};
+use crate::support::{
+    Daemon, Database, directory, eventually,
+    receiver::{Conduct, Receiver},
+    saves::set,
+};
+
+async fn lanes(daemon: &Daemon) -> Vec<String> {
+    let status = daemon.admin().await.get_status(GetStatusRequest::default()).await.expect("a status").into_inner();
+    status.status.expect("a status").lanes.into_iter().map(|lane| lane.name).collect()
+}
+
+async fn pause(daemon: &Daemon, lane: &str) {
+    let pause = PauseRequest { lane: lane.to_owned(), reason: "a test".to_owned(), ..PauseRequest::default() };
+    daemon.admin().await.pause(pause).await.expect("paused");
+}
+
+/// A lane that has written everything, and can't ask what became of it, when the lanes are to change.
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_change_once_every_callback_is_noted_and_none_is_told_again() {
+    let (database, journal) = (Database::with(super::SCHEMA).await, directory());
+    let mut receiver = Receiver::start(Conduct::Answer(200)).await;
+    let setup = setup(journal.path(), &database, &receiver).expect_in_log("the lanes stay as they were");
+    let daemon = setup.clone().set("lanes.second.collections", "events").start().await;
+    pause(&daemon, "second").await;
+    let mut expected = save(&daemon, vec![set("events", &[], json!({"what": "x"})), player(1, "good")]).await;
+    receiver.told_of(1).await;
+    pause(&daemon, "default").await;
+    expected.extend(save(&daemon, vec![player(2, "good")]).await);
+    receiver.die().await;
+    daemon.kill().await;
+
+    let (holder, mut asked) = (database.client().await, database.client().await);
+    holder.batch_execute("begin; lock table events, players in share mode").await.expect("locked");
+    // The other lanes have noted more: a mark of theirs says nothing of this one's saves.
+    let setup = setup.set("lanes.third.collections", "events");
+    let daemon = setup.spawn();
+    let waiting = "select count(*) from pg_locks where not granted and relation in ('events'::regclass, 'players'::regclass)";
+    eventually("the old lanes write", || async { (database.number(waiting).await == 2).then_some(()) }).await;
+    let lock = asked.transaction().await.expect("a transaction");
+    lock.batch_execute("lock table forebay.failed_save").await.expect("locked");
+    holder.batch_execute("rollback").await.expect("released");
+    daemon.logged("the lanes stay as they were: a start that finds them drained changes them").await;
+    assert!(daemon.lines().iter().any(|line| line["why"].to_string().contains("callbacks are still to be noted")));
+    assert_eq!(lanes(&daemon).await, ["default", "second"]);
+    assert_eq!(database.number("select count(*) from events").await, 1, "everything is written");
+    lock.rollback().await.expect("unlocked");
+    receiver.revive().await;
+    receiver.told_of(3).await;
+    daemon.stop().await;
+
+    let daemon = setup.start().await;
+    assert_eq!(lanes(&daemon).await, ["default", "third"]);
+    // Reads the whole journal again.
+    daemon.kill().await;
+    let daemon = setup.start().await;
+    expected.extend(save(&daemon, vec![player(3, "good")]).await);
+    let told = states(&receiver.told_of(4).await);
+    assert_eq!(told, expected.into_iter().map(|ticket| (ticket, "PERSISTED".to_owned())).collect());
+    daemon.stop().await;
+    assert_eq!(receiver.got().len(), 4, "each once");
+}
