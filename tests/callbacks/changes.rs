@@ -3,11 +3,11 @@
 use forebay::proto::{GetStatusRequest, PauseRequest};
 use serde_json::json;
 
-use super::{player, save, setup, states};
+use super::{flush, player, save, setup, shop_is, states};
 use crate::support::{
     Daemon, Database, directory, eventually,
     receiver::{Conduct, Receiver},
-    saves::set,
+    saves::{request, set},
 };
 
 async fn lanes(daemon: &Daemon) -> Vec<String> {
@@ -64,4 +64,35 @@ async fn lanes_change_once_every_callback_is_noted_and_none_is_told_again() {
     assert_eq!(told, expected.into_iter().map(|ticket| (ticket, "PERSISTED".to_owned())).collect());
     daemon.stop().await;
     assert_eq!(receiver.got().len(), 4, "each once");
+}
+
+/// Its failures wait for room when the lanes change; then the endpoint works.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_told_on_although_their_collection_has_another_lane() {
+    let (database, journal) = (Database::with(super::SCHEMA).await, directory());
+    let receiver = Receiver::start(Conduct::Answer(500)).await;
+    let setup = setup(journal.path(), &database, &receiver)
+        .set("callbacks.pending_max", "2")
+        .set("collections.events.on_failed", "shop")
+        .set("collections.players.on_failed", "shop");
+    let daemon = setup.clone().set("lanes.second.collections", "events").start().await;
+    let mut client = daemon.client().await;
+    for save in (0..3).map(|_| set("events", &[], json!({"what": "bad"}))) {
+        client.save(request(save)).await.expect("accepted");
+    }
+    flush(&daemon).await;
+    shop_is(&daemon, "there is room for one", |shop| shop.pending == 1).await;
+    daemon.stop().await;
+    let setup = setup.set("lanes.third.collections", "events");
+    let daemon = setup.start().await;
+    assert_eq!(lanes(&daemon).await, ["default", "third"]);
+    receiver.conduct(Conduct::Answer(200));
+    receiver.told_of(3).await;
+    shop_is(&daemon, "nothing is pending", |shop| shop.pending == 0).await;
+    daemon.stop().await;
+    let (told, daemon) = (receiver.got().len(), setup.start().await);
+    daemon.client().await.save(request(player(1, "bad"))).await.expect("accepted");
+    receiver.told_of(4).await;
+    daemon.stop().await;
+    assert_eq!(receiver.got().len(), told + 1, "each once");
 }

@@ -124,8 +124,8 @@ impl Follower {
                 return Ok(Looked::Unanswered);
             }
             let Some(last) = failed.last().map(|failed| failed.sequence) else {
-                if through < told {
-                    // The database went back in time: saves may fail anew.
+                // The database went back in time: saves may fail anew. Or the mark is of a layout before.
+                if through < told || told < self.kept.begins {
                     self.callbacks.note(&self.lane, Vec::new(), Mark::Failures(through)).await?;
                     self.kept.told = Some(through);
                 }

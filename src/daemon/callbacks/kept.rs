@@ -31,6 +31,9 @@ pub(super) enum Mark {
     Failures(Sequence),
 }
 
+/// How far lanes have come, by name.
+type Marks = BTreeMap<String, Sequence>;
+
 /// A lane as the settings and the ledger have it.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -43,6 +46,8 @@ pub(super) struct Lane {
     pub(super) told: Option<Sequence>,
     /// Up to here the journal knows it to be settled.
     after: Sequence,
+    /// Here the layout begins.
+    pub(super) begins: Sequence,
 }
 
 /// All of it.
@@ -61,6 +66,7 @@ impl Lane {
             noted: layout.begins(),
             told: None,
             after,
+            begins: layout.begins(),
         };
         let mut all: Vec<_> = layout.lanes.names().zip(after).map(lane).collect();
         for (collection, its) in &settings.collections {
@@ -71,21 +77,23 @@ impl Lane {
         all
     }
 
-    fn read(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
-        self.noted = sequence(ledger, &key(NOTED, &self.name))?.unwrap_or_default().max(self.noted);
-        let failures = key(FAILURES, &self.name);
-        let told = sequence(ledger, &failures)?;
-        match (self.on_failed.is_empty(), told) {
-            (true, None) => {}
-            // Told again some day, failures begin at that day.
-            (true, Some(_)) => ledger.remove([failures.as_str()])?,
-            (false, Some(told)) => self.told = Some(told),
-            // Before the lane writes anything: no failure from now on is left out.
-            (false, None) => {
-                ledger.put(&failures, &self.after.get().to_le_bytes())?;
-                self.told = Some(self.after);
-            }
+    /// The marks are those of every lane, of other layouts too.
+    fn read(&mut self, ledger: &Ledger, (noted, told): (&Marks, &Marks)) -> Result<(), LedgerError> {
+        self.noted = noted.get(&self.name).copied().unwrap_or_default().max(self.noted);
+        if self.on_failed.is_empty() {
+            return Ok(());
         }
+        let own = told.get(&self.name).copied();
+        let from = match told.values().min() {
+            // The lanes have changed since, and our collections may have been in any: from the lowest mark none is left out.
+            Some(&lowest) if lowest < self.begins => lowest,
+            _ => own.unwrap_or(self.after),
+        };
+        if own != Some(from) {
+            // Before the lane writes anything: no failure from now on is left out.
+            ledger.put(&key(FAILURES, &self.name), &from.get().to_le_bytes())?;
+        }
+        self.told = Some(from);
         Ok(())
     }
 }
@@ -93,7 +101,16 @@ impl Lane {
 impl Kept {
     /// Reads it. Blocks.
     pub(super) fn read(ledger: &Ledger, mut lanes: Vec<Lane>) -> Result<Self, LedgerError> {
-        lanes.iter_mut().try_for_each(|lane| lane.read(ledger))?;
+        let (noted, told) = (marks(ledger, NOTED)?, marks(ledger, FAILURES)?);
+        lanes.iter_mut().try_for_each(|lane| lane.read(ledger, (&noted, &told)))?;
+        let is = |name: &str, also: fn(&Lane) -> bool| lanes.iter().any(|lane| lane.name == name && also(lane));
+        let gone = noted.keys().filter(|name| !is(name, |_| true)).map(|name| key(NOTED, name));
+        // Told again some day, failures begin at that day.
+        let untold = told.keys().filter(|name| !is(name, |lane| lane.told.is_some())).map(|name| key(FAILURES, name));
+        let gone: Vec<_> = gone.chain(untold).collect();
+        if !gone.is_empty() {
+            ledger.remove(gone.iter().map(String::as_str))?;
+        }
         let read = |(key, value): (String, Vec<u8>)| serde_json::from_slice(&value).map_err(|_| LedgerError::Damaged(key));
         let deliveries = ledger.scan(WAITS)?.into_iter().map(read).collect::<Result<_, _>>()?;
         Ok(Self { deliveries, lanes })
@@ -122,8 +139,16 @@ fn key(prefix: &str, name: &str) -> String {
     format!("{prefix}{name}")
 }
 
-fn sequence(ledger: &Ledger, key: &str) -> Result<Option<Sequence>, LedgerError> {
-    let Some(value) = ledger.get(key)? else { return Ok(None) };
-    let bytes = value.as_slice().try_into().map_err(|_| LedgerError::Damaged(key.to_owned()))?;
-    Ok(Some(Sequence::from_u64(u64::from_le_bytes(bytes))))
+/// The marks of this kind, by lane.
+fn marks(ledger: &Ledger, prefix: &str) -> Result<Marks, LedgerError> {
+    let mark = |(key, value): (String, Vec<u8>)| {
+        let through = sequence(&key, &value)?;
+        Ok((key[prefix.len()..].to_owned(), through))
+    };
+    ledger.scan(prefix)?.into_iter().map(mark).collect()
+}
+
+fn sequence(key: &str, value: &[u8]) -> Result<Sequence, LedgerError> {
+    let bytes = value.try_into().map_err(|_| LedgerError::Damaged(key.to_owned()))?;
+    Ok(Sequence::from_u64(u64::from_le_bytes(bytes)))
 }
