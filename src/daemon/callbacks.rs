@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{catalog::SharedCollections, failed::FailedSaves, layout::Layout};
+use super::{catalog::SharedCollections, failed::FailedSaves, layout::Layout, rewinds::Rewinds};
 use crate::{
     drain::LaneHandle,
     journal::{Entry, Ledger, LedgerError, Monitor},
@@ -57,6 +57,7 @@ struct Shared {
     ledger: Ledger,
     messages: Messages,
     collections: SharedCollections,
+    rewinds: Rewinds,
     /// `callbacks.pending_max`
     limit: Arc<Limit>,
     monitor: OnceLock<Monitor>,
@@ -98,22 +99,23 @@ impl Callbacks {
     pub(super) async fn open(
         (settings, layout): (&Settings, &Layout),
         targets: Targets,
-        (ledger, tickets): (&Ledger, &Tickets),
+        (ledger, tickets, rewinds): (&Ledger, &Tickets, &Rewinds),
         (collections, limit): (&SharedCollections, &Arc<Limit>),
         after: &[Sequence],
     ) -> Result<(Self, Opening), LedgerError> {
         let lanes = kept::Lane::all(settings, layout, after);
-        let (from, read) = (ledger.clone(), move |ledger: &Ledger| Kept::read(ledger, lanes));
-        let kept = tokio::task::spawn_blocking(move || read(&from)).await.expect("the ledger doesn't panic")?;
+        let (from, known) = (ledger.clone(), rewinds.since(u32::MAX).count);
+        let kept = tokio::task::spawn_blocking(move || Kept::read(&from, lanes, known)).await.expect("the ledger doesn't panic")?;
         let state = State {
             awaited: kept.lanes.iter().map(|_| VecDeque::new()).collect(),
-            told: kept.lanes.iter().map(|lane| lane.told).collect(),
+            told: kept.lanes.iter().map(|lane| Some(lane.told?.through)).collect(),
         };
         limit.take_anyway(kept.deliveries.len() as u64);
         let shared = Shared {
             ledger: ledger.clone(),
             messages: Messages(tickets.clone()),
             collections: collections.clone(),
+            rewinds: rewinds.clone(),
             limit: Arc::clone(limit),
             monitor: OnceLock::new(),
             endpoints: OnceLock::new(),

@@ -1,11 +1,14 @@
 //! What is to be told is told, once, although the lanes change or Postgres goes back in time.
 
+use std::collections::BTreeSet;
+
 use forebay::proto::{GetStatusRequest, PauseRequest};
 use serde_json::json;
 
 use super::{flush, player, save, setup, shop_is, states};
 use crate::support::{
-    Daemon, Database, directory, eventually,
+    Backup, Daemon, Database, directory, eventually,
+    lanes::goes_on,
     receiver::{Conduct, Receiver},
     saves::{request, set},
 };
@@ -95,4 +98,36 @@ async fn failures_are_told_on_although_their_collection_has_another_lane() {
     receiver.told_of(4).await;
     daemon.stop().await;
     assert_eq!(receiver.got().len(), told + 1, "each once");
+}
+
+/// There is no room to tell anything while Postgres goes back and what it lost is written again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_save_that_fails_only_after_postgres_went_back_is_told() {
+    let (mut database, journal) = (Database::alone(super::SCHEMA).await, directory());
+    let receiver = Receiver::start(Conduct::Answer(500)).await;
+    let setup = setup(journal.path(), &database, &receiver)
+        .set("callbacks.pending_max", "2")
+        .set("collections.players.on_failed", "shop")
+        .expect_in_log("postgres");
+    let daemon = setup.start().await;
+    let mut client = daemon.client().await;
+    client.save(request(player(0, "first"))).await.expect("accepted");
+    flush(&daemon).await;
+    let backup = Backup::of(&database);
+    for (id, name) in [(1, "good"), (2, "bad")] {
+        client.save(request(player(id, name))).await.expect("accepted");
+        flush(&daemon).await;
+    }
+    shop_is(&daemon, "no room is left", |shop| shop.pending == 1).await;
+    pause(&daemon, "default").await;
+    database.stop_postgres();
+    let restored = backup.restore_in_place_of(&database);
+    restored.execute("alter table players add constraint no_good check (name <> 'good')").await;
+    goes_on(&daemon).await;
+    daemon.logged("postgres went back in time: what it lost is written again from the journal").await;
+    receiver.conduct(Conduct::Answer(200));
+    let told = receiver.told_of(2).await;
+    let keys: BTreeSet<_> = told.values().filter_map(|message| message["data"]["key"][0].as_str()).collect();
+    assert_eq!(keys, BTreeSet::from(["1", "2"]));
+    daemon.stop().await;
 }

@@ -4,7 +4,8 @@
 //! |-------------------------|----------------------------------------------------------------------|
 //! | callbacks/waits/ID      | a [`Delivery`] as JSON                                               |
 //! | callbacks/noted/LANE    | sequence, u64: up to here every callback of the lane was put there   |
-//! | callbacks/failures/LANE | sequence, u64: up to here every failure of the lane was put there    |
+//! | callbacks/failures/LANE | sequence, u64: up to here every failure of the lane was put there;   |
+//! |                         | rewinds, u32: so often Postgres had gone back in time when it was    |
 //!
 //! Messages are synced before the mark that covers them: a crash between the two puts them again, under the same ids.
 
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use crate::{
     daemon::layout::Layout,
     journal::{Ledger, LedgerError},
+    outcomes::Rewound,
     save::Sequence,
     settings::Settings,
     webhooks::Delivery,
@@ -28,11 +30,18 @@ pub(super) enum Mark {
     /// With the callbacks of its saves.
     Noted(Sequence),
     /// With its failures.
-    Failures(Sequence),
+    Failures(Told),
+}
+
+/// How far failures were told, and how often Postgres was known to have gone back in time when that was looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) through: Sequence,
+    pub(super) rewinds: u32,
 }
 
 /// How far lanes have come, by name.
-type Marks = BTreeMap<String, Sequence>;
+type Marks<T> = BTreeMap<String, T>;
 
 /// A lane as the settings and the ledger have it.
 #[derive(Debug)]
@@ -43,7 +52,7 @@ pub(super) struct Lane {
     /// Up to here callbacks were noted.
     pub(super) noted: Sequence,
     /// Up to here failures were told, if this lane tells them.
-    pub(super) told: Option<Sequence>,
+    pub(super) told: Option<Told>,
     /// Up to here the journal knows it to be settled.
     after: Sequence,
     /// Here the layout begins.
@@ -78,31 +87,53 @@ impl Lane {
     }
 
     /// The marks are those of every lane, of other layouts too.
-    fn read(&mut self, ledger: &Ledger, (noted, told): (&Marks, &Marks)) -> Result<(), LedgerError> {
+    fn read(&mut self, ledger: &Ledger, (noted, told): (&Marks<Sequence>, &Marks<Told>), rewinds: u32) -> Result<(), LedgerError> {
         self.noted = noted.get(&self.name).copied().unwrap_or_default().max(self.noted);
         if self.on_failed.is_empty() {
             return Ok(());
         }
         let own = told.get(&self.name).copied();
-        let from = match told.values().min() {
-            // The lanes have changed since, and our collections may have been in any: from the lowest mark none is left out.
-            Some(&lowest) if lowest < self.begins => lowest,
-            _ => own.unwrap_or(self.after),
+        let lowest = told.values().copied().reduce(Told::lower);
+        let from = match lowest.filter(|lowest| lowest.through < self.begins).or(own) {
+            // If the lanes have changed since, our collections may have been in any: from the lowest mark none is left out.
+            Some(from) => from,
+            None => Told { through: self.after, rewinds },
         };
         if own != Some(from) {
             // Before the lane writes anything: no failure from now on is left out.
-            ledger.put(&key(FAILURES, &self.name), &from.get().to_le_bytes())?;
+            ledger.put(&key(FAILURES, &self.name), &from.bytes())?;
         }
         self.told = Some(from);
         Ok(())
     }
 }
 
+impl Told {
+    fn lower(self, other: Self) -> Self {
+        Self { through: self.through.min(other.through), rewinds: self.rewinds.min(other.rewinds) }
+    }
+
+    /// Who was told of a save above the end of a rewind was told of one that may fail anew.
+    pub(super) fn after(self, rewound: Rewound) -> Self {
+        Self { through: rewound.to.map_or(self.through, |to| self.through.min(to)), rewinds: rewound.count }
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        [&self.through.get().to_le_bytes()[..], &self.rewinds.to_le_bytes()].concat()
+    }
+
+    fn read(key: &str, value: &[u8]) -> Result<Self, LedgerError> {
+        let (through, rewinds) = value.split_at_checked(8).ok_or_else(|| LedgerError::Damaged(key.to_owned()))?;
+        let rewinds = rewinds.try_into().map_err(|_| LedgerError::Damaged(key.to_owned()))?;
+        Ok(Self { through: sequence(key, through)?, rewinds: u32::from_le_bytes(rewinds) })
+    }
+}
+
 impl Kept {
     /// Reads it. Blocks.
-    pub(super) fn read(ledger: &Ledger, mut lanes: Vec<Lane>) -> Result<Self, LedgerError> {
-        let (noted, told) = (marks(ledger, NOTED)?, marks(ledger, FAILURES)?);
-        lanes.iter_mut().try_for_each(|lane| lane.read(ledger, (&noted, &told)))?;
+    pub(super) fn read(ledger: &Ledger, mut lanes: Vec<Lane>, rewinds: u32) -> Result<Self, LedgerError> {
+        let (noted, told) = (marks(ledger, NOTED, sequence)?, marks(ledger, FAILURES, Told::read)?);
+        lanes.iter_mut().try_for_each(|lane| lane.read(ledger, (&noted, &told), rewinds))?;
         let is = |name: &str, also: fn(&Lane) -> bool| lanes.iter().any(|lane| lane.name == name && also(lane));
         let gone = noted.keys().filter(|name| !is(name, |_| true)).map(|name| key(NOTED, name));
         // Told again some day, failures begin at that day.
@@ -122,11 +153,10 @@ pub(super) fn put(ledger: &Ledger, deliveries: &[Delivery], lane: &str, mark: Ma
     let message = |delivery: &Delivery| (key(WAITS, &delivery.id), serde_json::to_vec(delivery).expect("a message is plain data"));
     let messages: Vec<_> = deliveries.iter().map(message).collect();
     ledger.put_all(messages.iter().map(|(key, value)| (key.as_str(), value.as_slice())))?;
-    let (prefix, through) = match mark {
-        Mark::Noted(through) => (NOTED, through),
-        Mark::Failures(through) => (FAILURES, through),
-    };
-    ledger.put(&key(prefix, lane), &through.get().to_le_bytes())
+    match mark {
+        Mark::Noted(through) => ledger.put(&key(NOTED, lane), &through.get().to_le_bytes()),
+        Mark::Failures(told) => ledger.put(&key(FAILURES, lane), &told.bytes()),
+    }
 }
 
 /// Removes messages that were delivered or given up. Blocks.
@@ -140,10 +170,10 @@ fn key(prefix: &str, name: &str) -> String {
 }
 
 /// The marks of this kind, by lane.
-fn marks(ledger: &Ledger, prefix: &str) -> Result<Marks, LedgerError> {
+fn marks<T>(ledger: &Ledger, prefix: &str, read: fn(&str, &[u8]) -> Result<T, LedgerError>) -> Result<Marks<T>, LedgerError> {
     let mark = |(key, value): (String, Vec<u8>)| {
-        let through = sequence(&key, &value)?;
-        Ok((key[prefix.len()..].to_owned(), through))
+        let mark = read(&key, &value)?;
+        Ok((key[prefix.len()..].to_owned(), mark))
     };
     ledger.scan(prefix)?.into_iter().map(mark).collect()
 }
