@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,6 +30,8 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 /// As much is read of an answer's body, to use the connection again; of more nothing is known.
 const BODY_BYTES_MAX: usize = 4 << 10;
+/// And as long is waited for it.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection that may be used for the next delivery.
 #[derive(Debug)]
@@ -42,6 +45,13 @@ pub(super) struct Connection {
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
+}
+
+/// A connection whose last answer may have a body that is still to come.
+#[derive(Debug)]
+pub(super) struct Used {
+    connection: Connection,
+    body: Incoming,
 }
 
 /// Why there was no answer.
@@ -80,16 +90,23 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    /// Sends a delivery; gives the connection back if it may be used again.
-    pub(super) async fn post(mut self, target: &Target, delivery: &Delivery) -> Result<(Answer, Option<Self>), Unreachable> {
+    /// Sends a delivery. It is answered with the answer's head.
+    pub(super) async fn post(mut self, target: &Target, delivery: &Delivery) -> Result<(Answer, Used), Unreachable> {
         self.sender.ready().await.map_err(broken)?;
         let response = self.sender.send_request(request(target, delivery)).await.map_err(broken)?;
         let status = response.status();
         let asks = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
         let header = response.headers().get(header::RETRY_AFTER).filter(|_| asks);
         let retry_after = header.and_then(|value| retry::asked(value.to_str().ok()?, SystemTime::now()));
-        let reusable = is_short(response.into_body()).await;
-        Ok((Answer { status, retry_after }, reusable.then_some(self)))
+        Ok((Answer { status, retry_after }, Used { connection: self, body: response.into_body() }))
+    }
+}
+
+impl Used {
+    /// The connection, if it may be used again.
+    pub(super) async fn reusable(self) -> Option<Connection> {
+        let short = timeout(BODY_TIMEOUT, is_short(self.body)).await.unwrap_or(false);
+        short.then_some(self.connection)
     }
 }
 
