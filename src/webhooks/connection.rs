@@ -65,8 +65,9 @@ impl fmt::Display for Unreachable {
 }
 
 impl Connection {
-    pub(super) async fn open(target: &Target) -> Result<Self, Unreachable> {
-        let stream = connect(target).await?;
+    /// Within `limit`, of which every address of the target gets its part.
+    pub(super) async fn open(target: &Target, limit: Duration) -> Result<Self, Unreachable> {
+        let stream = connect(target, limit).await?;
         match &target.tls {
             None => Self::over(stream).await,
             Some((connector, name)) => {
@@ -111,23 +112,25 @@ impl Used {
 }
 
 /// To an address that the settings allow; what is refused and what doesn't answer is told.
-async fn connect(target: &Target) -> Result<TcpStream, Unreachable> {
+async fn connect(target: &Target, limit: Duration) -> Result<TcpStream, Unreachable> {
     let url = &target.url;
     let addresses = tokio::net::lookup_host((url.host(), url.port())).await;
     let addresses: Vec<SocketAddr> = addresses.map_err(|error| Unreachable(format!("resolve {}: {error}", url.host())))?.collect();
+    let part = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut why = format!("{} has no address", url.host());
     for address in addresses {
         if let Err(what) = target.allowed.check(address.ip()) {
             why = format!("{} is {what}", address.ip());
             continue;
         }
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+        match timeout(part, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 // A request is one small write.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Err(error) => why = format!("connect to {address}: {error}"),
+            Ok(Err(error)) => why = format!("connect to {address}: {error}"),
+            Err(_) => why = format!("connect to {address}: no answer within {} s", part.as_secs_f64()),
         }
     }
     Err(Unreachable(why))
