@@ -416,6 +416,17 @@ async fn every_failure_is_told_to_on_failed_however_little_room_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn failures_are_told_one_by_one_where_there_is_room_for_one() {
+    let (database, journal) = (Database::with(SCHEMA).await, directory());
+    let receiver = Receiver::start(Conduct::Answer(200)).await;
+    let setup = setup(journal.path(), &database, &receiver).set("callbacks.pending_max", "1").set("collections.players.on_failed", "shop");
+    let daemon = setup.start().await;
+    daemon.client().await.save_batch(batch((0..3).map(|id| player(id, "bad")).collect())).await.expect("accepted");
+    receiver.told_of(3).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn this_host_is_not_called_unless_it_is_allowed() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let (ca_file, tls) = authority(journal.path());
@@ -471,7 +482,7 @@ async fn an_outcome_is_told_once_it_is_answered_however_long_the_answers_body_is
         let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 1 << 14];
-            stream.read(&mut request).await.expect("a request");
+            assert!(stream.read(&mut request).await.expect("a request") > 0);
             stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n").await.expect("written");
             open.push(stream);
         }

@@ -248,9 +248,10 @@ impl Callbacks {
         self.0.noted.send_modify(|count| *count += 1);
     }
 
-    /// How many failures may be told now. Half of the limit is left to saves, whose callers would be refused.
+    /// How many failures may be told now. Half of the limit is left to saves, whose callers would be refused; one may
+    /// always be told.
     fn room_for_failures(&self) -> u64 {
-        (self.0.limit.max() / 2).saturating_sub(self.0.limit.used())
+        (self.0.limit.max() / 2).max(1).saturating_sub(self.0.limit.used())
     }
 
     fn take_room(&self, count: u64) -> bool {
