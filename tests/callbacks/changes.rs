@@ -28,7 +28,8 @@ async fn pause(daemon: &Daemon, lane: &str) {
 async fn lanes_change_once_every_callback_is_noted_and_none_is_told_again() {
     let (database, journal) = (Database::with(super::SCHEMA).await, directory());
     let mut receiver = Receiver::start(Conduct::Answer(200)).await;
-    let setup = setup(journal.path(), &database, &receiver).expect_in_log("the lanes stay as they were");
+    let setup =
+        setup(journal.path(), &database, &receiver).set("postgres.lock_timeout", "1 min").expect_in_log("the lanes stay as they were");
     let daemon = setup.clone().set("lanes.second.collections", "events").start().await;
     pause(&daemon, "second").await;
     let mut expected = save(&daemon, vec![set("events", &[], json!({"what": "x"})), player(1, "good")]).await;
@@ -48,8 +49,8 @@ async fn lanes_change_once_every_callback_is_noted_and_none_is_told_again() {
     let lock = asked.transaction().await.expect("a transaction");
     lock.batch_execute("lock table forebay.failed_save").await.expect("locked");
     holder.batch_execute("rollback").await.expect("released");
-    daemon.logged("the lanes stay as they were: a start that finds them drained changes them").await;
-    assert!(daemon.lines().iter().any(|line| line["why"].to_string().contains("callbacks are still to be noted")));
+    let said = daemon.logged("the lanes stay as they were: a start that finds them drained changes them").await;
+    assert!(said["why"].to_string().contains("callbacks are still to be noted"), "{said}");
     assert_eq!(lanes(&daemon).await, ["default", "second"]);
     assert_eq!(database.number("select count(*) from events").await, 1, "everything is written");
     lock.rollback().await.expect("unlocked");
