@@ -87,11 +87,6 @@ impl Endpoints {
     pub fn statuses(&self) -> Vec<EndpointStatus> {
         self.0.values().map(|shared| shared.status()).collect()
     }
-
-    /// Deliveries that wait or are under way.
-    pub fn pending(&self) -> u64 {
-        self.0.values().map(|shared| shared.pending()).sum()
-    }
 }
 
 /// Times in the journal's ledger.

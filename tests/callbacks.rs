@@ -9,7 +9,11 @@ use forebay::proto::{
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    process::Command,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -18,6 +22,7 @@ use tokio_rustls::{
         pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
     },
 };
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
 use crate::support::{
@@ -28,6 +33,8 @@ use crate::support::{
     saves::{batch, request, set},
     seed,
 };
+
+mod changes;
 
 const SCHEMA: &str = "create table players (id bigint primary key, name text constraint no_bad check (name <> 'bad'));
      create table events (id bigint generated always as identity primary key, what text check (what <> 'bad'))";
@@ -409,6 +416,17 @@ async fn every_failure_is_told_to_on_failed_however_little_room_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn failures_are_told_one_by_one_where_there_is_room_for_one() {
+    let (database, journal) = (Database::with(SCHEMA).await, directory());
+    let receiver = Receiver::start(Conduct::Answer(200)).await;
+    let setup = setup(journal.path(), &database, &receiver).set("callbacks.pending_max", "1").set("collections.players.on_failed", "shop");
+    let daemon = setup.start().await;
+    daemon.client().await.save_batch(batch((0..3).map(|id| player(id, "bad")).collect())).await.expect("accepted");
+    receiver.told_of(3).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn this_host_is_not_called_unless_it_is_allowed() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let (ca_file, tls) = authority(journal.path());
@@ -453,4 +471,28 @@ async fn callbacks_wait_for_an_endpoint_that_the_settings_lost() {
     let states = states(&receiver.told_of(2).await);
     assert_eq!(tickets.iter().map(|ticket| states[ticket].as_str()).collect::<Vec<_>>(), ["PERSISTED", "FAILED"]);
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_is_told_once_it_is_answered_however_long_the_answers_body_is() {
+    let (database, journal) = (Database::with(SCHEMA).await, directory());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hook", listener.local_addr().expect("it is bound"));
+    let endless = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 1 << 14];
+            assert!(stream.read(&mut request).await.expect("a request") > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n").await.expect("written");
+            open.push(stream);
+        }
+    }));
+    let receiver = Receiver::start(Conduct::Answer(500)).await;
+    let setup = setup(journal.path(), &database, &receiver).set("endpoints.shop.url", &url).set("callbacks.timeout", "500 ms");
+    let daemon = setup.start().await;
+    save(&daemon, vec![player(1, "good"), player(2, "good")]).await;
+    let shop = shop_is(&daemon, "both told", |shop| shop.delivered == 2).await;
+    assert_eq!((shop.pending, shop.failed_attempts), (0, 0), "{shop:?}");
+    daemon.stop().await;
+    drop(endless);
 }

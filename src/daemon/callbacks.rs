@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{catalog::SharedCollections, failed::FailedSaves, layout::Layout};
+use super::{catalog::SharedCollections, failed::FailedSaves, layout::Layout, rewinds::Rewinds};
 use crate::{
     drain::LaneHandle,
     journal::{Entry, Ledger, LedgerError, Monitor},
@@ -57,6 +57,7 @@ struct Shared {
     ledger: Ledger,
     messages: Messages,
     collections: SharedCollections,
+    rewinds: Rewinds,
     /// `callbacks.pending_max`
     limit: Arc<Limit>,
     monitor: OnceLock<Monitor>,
@@ -66,6 +67,8 @@ struct Shared {
     seen: AtomicU64,
     /// Counts when room in the limit has come free.
     room: watch::Sender<u64>,
+    /// Counts when awaited saves have been noted.
+    noted: watch::Sender<u64>,
 }
 
 /// Per lane, by its number.
@@ -96,28 +99,30 @@ impl Callbacks {
     pub(super) async fn open(
         (settings, layout): (&Settings, &Layout),
         targets: Targets,
-        (ledger, tickets): (&Ledger, &Tickets),
+        (ledger, tickets, rewinds): (&Ledger, &Tickets, &Rewinds),
         (collections, limit): (&SharedCollections, &Arc<Limit>),
         after: &[Sequence],
     ) -> Result<(Self, Opening), LedgerError> {
-        let lanes = kept::Lane::all(settings, &layout.lanes, after);
-        let (from, read) = (ledger.clone(), move |ledger: &Ledger| Kept::read(ledger, lanes));
-        let kept = tokio::task::spawn_blocking(move || read(&from)).await.expect("the ledger doesn't panic")?;
+        let lanes = kept::Lane::all(settings, layout, after);
+        let (from, known) = (ledger.clone(), rewinds.since(u32::MAX).count);
+        let kept = tokio::task::spawn_blocking(move || Kept::read(&from, lanes, known)).await.expect("the ledger doesn't panic")?;
         let state = State {
             awaited: kept.lanes.iter().map(|_| VecDeque::new()).collect(),
-            told: kept.lanes.iter().map(|lane| lane.told).collect(),
+            told: kept.lanes.iter().map(|lane| Some(lane.told?.through)).collect(),
         };
         limit.take_anyway(kept.deliveries.len() as u64);
         let shared = Shared {
             ledger: ledger.clone(),
             messages: Messages(tickets.clone()),
             collections: collections.clone(),
+            rewinds: rewinds.clone(),
             limit: Arc::clone(limit),
             monitor: OnceLock::new(),
             endpoints: OnceLock::new(),
             state: Mutex::new(state),
             seen: AtomicU64::new(0),
             room: watch::Sender::default(),
+            noted: watch::Sender::default(),
         };
         let known = kept.deliveries.iter().map(|delivery| delivery.id.clone()).collect();
         Ok((Self(Arc::new(shared)), Opening { targets, kept, known }))
@@ -225,21 +230,28 @@ impl Callbacks {
         let put = move || kept::put(&ledger, &deliveries, &name, mark).map(|()| deliveries);
         let deliveries = tokio::task::spawn_blocking(put).await.expect("the ledger doesn't panic")?;
         if let Mark::Noted(through) = mark {
-            let mut state = self.state();
-            let awaited = &mut state.awaited[usize::from(lane.id().0)];
-            while awaited.front().is_some_and(|first| first.sequence <= through) {
-                awaited.pop_front();
-            }
-            self.hold(&state);
+            self.noted_through(lane.id(), through);
         }
         let endpoints = self.0.endpoints.get().expect("followers start after the endpoints");
         deliveries.into_iter().for_each(|delivery| endpoints.deliver(delivery));
         Ok(())
     }
 
-    /// How many failures may be told now. Half of the limit is left to saves, whose callers would be refused.
+    fn noted_through(&self, lane: LaneId, through: Sequence) {
+        let mut state = self.state();
+        let awaited = &mut state.awaited[usize::from(lane.0)];
+        while awaited.front().is_some_and(|first| first.sequence <= through) {
+            awaited.pop_front();
+        }
+        self.hold(&state);
+        drop(state);
+        self.0.noted.send_modify(|count| *count += 1);
+    }
+
+    /// How many failures may be told now. Half of the limit is left to saves, whose callers would be refused; one may
+    /// always be told.
     fn room_for_failures(&self) -> u64 {
-        (self.0.limit.max() / 2).saturating_sub(self.0.limit.used())
+        (self.0.limit.max() / 2).max(1).saturating_sub(self.0.limit.used())
     }
 
     fn take_room(&self, count: u64) -> bool {
@@ -263,6 +275,12 @@ impl Callbacks {
     /// Saves whose outcome is to be told and is not noted yet.
     pub(super) fn awaited(&self) -> u64 {
         self.state().awaited.iter().map(|lane| lane.len() as u64).sum()
+    }
+
+    /// Waits until there are none.
+    pub(super) async fn all_noted(&self) {
+        let mut noted = self.0.noted.subscribe();
+        noted.wait_for(|_| self.awaited() == 0).await.expect("its sender is ours");
     }
 
     /// How each endpoint stands.

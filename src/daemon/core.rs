@@ -87,11 +87,11 @@ impl Core {
         Ok((core, other))
     }
 
-    /// Puts these lanes in the place of those that run, once nothing waits; see [`layout`](super::layout).
+    /// Puts these lanes in the place of those that run, once nothing waits, to be written or to be noted; see [`layout`](super::layout).
     async fn change_lanes(mut self, lanes: Lanes, settings: &Settings, stop: &CancellationToken) -> Result<Self, Failure> {
         tracing::info!(%lanes, "the settings have other lanes than the journal: draining before they change");
-        let emptied = timeout(EMPTY_TIMEOUT, self.drained(EMPTY_PATIENCE, stop)).await;
-        let emptied = emptied.unwrap_or_else(|_| Err(format!("not drained within {} s", EMPTY_TIMEOUT.as_secs())));
+        let emptied = timeout(EMPTY_TIMEOUT, self.emptied(stop)).await;
+        let emptied = emptied.unwrap_or_else(|_| Err(self.not_emptied()));
         if emptied.is_err() || stop.is_cancelled() {
             let why = emptied.err().unwrap_or_else(|| "stopped".to_owned());
             tracing::warn!(%why, "the lanes stay as they were: a start that finds them drained changes them");
@@ -126,6 +126,21 @@ impl Core {
             drained = join_all(lanes) => drained.into_iter().collect(),
             () = stop.cancelled() => Ok(()),
         }
+    }
+
+    /// The same, and until every callback is noted: a lane's mark says nothing of what another lane has accepted.
+    async fn emptied(&self, stop: &CancellationToken) -> Result<(), String> {
+        self.drained(EMPTY_PATIENCE, stop).await?;
+        tokio::select! {
+            () = self.controls.callbacks.all_noted() => {}
+            () = stop.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    fn not_emptied(&self) -> String {
+        let what = if left(&self.controls.lanes).drained { "callbacks are still to be noted after" } else { "not drained within" };
+        format!("{what} {} s", EMPTY_TIMEOUT.as_secs())
     }
 
     /// Spares the next start from reading the whole journal for the streams and request ids that are remembered.

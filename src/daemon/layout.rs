@@ -1,14 +1,14 @@
 //! The layout of the lanes: which there are, what each of them writes, and how one layout follows another.
 //!
 //! A layout counts from its beginning on: a sequence that no save has, above every save of the layout before. All of those are
-//! settled when it begins, so no save is ever folded by another layout than the one it was accepted under, and a lane's number
-//! need only mean something within one. (What is read back is routed by its collection all the same: so the saves of a salvaged
-//! journal, which has no layout, find their lane.)
+//! settled when it begins, and their callbacks noted, so no save is ever folded by another layout than the one it was accepted
+//! under, and a lane's number need only mean something within one. (What is read back is routed by its collection all the same: so
+//! the saves of a salvaged journal, which has no layout, find their lane.)
 //!
 //! The layout is in the journal's ledger; a journal without one has the default lane alone. When the settings have other lanes:
 //!
-//! 1. The daemon starts with the lanes of the ledger, accepts nothing, and drains. If that isn't done within [`EMPTY_TIMEOUT`],
-//!    or Postgres is away, those lanes stay in force, a warning says so, and the next start tries again.
+//! 1. The daemon starts with the lanes of the ledger, accepts nothing, drains, and notes callbacks. If that isn't done within
+//!    [`EMPTY_TIMEOUT`], or Postgres is away, those lanes stay in force, a warning says so, and the next start tries again.
 //! 2. The lanes end. The new layout is put into the ledger, with the position rows of the old lanes as they were seen. **From here on
 //!    it is in force**: one put, old or new, whatever happens.
 //! 3. The daemon starts with the new lanes. Before the first of them reads its position row, one transaction compares the old rows with

@@ -85,8 +85,8 @@ pub(super) enum Claimed {
 const PRINCIPAL: &str = "";
 
 impl Call {
-    /// The call of these saves; `kind` tells apart what is saved one by one, together, and atomically.
-    pub(super) fn new(id: &str, kind: u8, saves: &[proto::Save]) -> Self {
+    /// The call of these saves; `kind` tells apart what is saved one by one, together, and atomically, and `callback` who is told.
+    pub(super) fn new(id: &str, kind: u8, callback: &str, saves: &[proto::Save]) -> Self {
         let mut hash = Sha256::new_with_prefix([kind]);
         for save in saves {
             put(&mut hash, [save.collection.as_bytes()]);
@@ -97,6 +97,10 @@ impl Call {
                 None => put(&mut hash, []),
             }
             put(&mut hash, save.add.iter().map(String::as_bytes));
+        }
+        // Nothing where nobody is told: so it was before there were callbacks.
+        if !callback.is_empty() {
+            put(&mut hash, [&b"callback"[..], callback.as_bytes()]);
         }
         let collection = saves.first().map_or("", |save| &save.collection);
         Self { scope: scope(collection, id), fingerprint: first_half(hash) }
@@ -274,7 +278,7 @@ mod tests {
 
     fn call(id: &str, json: &str) -> Call {
         let change = Some(Change::Json(json.to_owned().into()));
-        Call::new(id, 0, &[proto::Save { collection: "players".to_owned(), key: vec!["1".to_owned()], change, add: Vec::new() }])
+        Call::new(id, 0, "", &[proto::Save { collection: "players".to_owned(), key: vec!["1".to_owned()], change, add: Vec::new() }])
     }
 
     fn at(seconds: u64) -> SystemTime {
@@ -361,15 +365,18 @@ mod tests {
         };
         let delete = proto::Save { change: Some(Change::Delete(proto::Delete {})), ..save(&["1"], &[]) };
         let contents = [
-            (0, vec![save(&["1"], &[])]),
-            (1, vec![save(&["1"], &[])]),
-            (0, vec![save(&["1", ""], &[])]),
-            (0, vec![save(&["11"], &[])]),
-            (0, vec![save(&["1"], &["a"])]),
-            (0, vec![save(&["1"], &[]), save(&["1"], &[])]),
-            (0, vec![delete]),
+            (0, "", vec![save(&["1"], &[])]),
+            (1, "", vec![save(&["1"], &[])]),
+            (0, "", vec![save(&["1", ""], &[])]),
+            (0, "", vec![save(&["11"], &[])]),
+            (0, "", vec![save(&["1"], &["a"])]),
+            (0, "", vec![save(&["1"], &[]), save(&["1"], &[])]),
+            (0, "", vec![delete]),
+            (0, "shop", vec![save(&["1"], &[])]),
+            (0, "till", vec![save(&["1"], &[])]),
         ];
-        let prints: std::collections::HashSet<_> = contents.iter().map(|(kind, saves)| Call::new("a", *kind, saves).fingerprint).collect();
+        let print = |(kind, callback, saves): &(u8, &str, Vec<proto::Save>)| Call::new("a", *kind, callback, saves).fingerprint;
+        let prints: std::collections::HashSet<_> = contents.iter().map(print).collect();
         assert_eq!(prints.len(), contents.len());
     }
 }

@@ -191,7 +191,8 @@ struct Accepted {
 impl Door {
     /// Accepts the saves of a unary call, all or none, unless its request id says that they were.
     async fn accept_once(&self, asked: Asked<'_>) -> Result<Accepted, Status> {
-        let Asked { saves, kind, request_id, .. } = asked;
+        let Asked { saves, kind, request_id, callback, .. } = asked;
+        let told = callback.map_or("", |callback| &callback.endpoint);
         self.check_phase()?;
         Self::check_request_id(request_id)?;
         // Before anything is accepted. The room of calls in flight is given back with the acceptance: who waits takes none of it.
@@ -200,7 +201,7 @@ impl Door {
         let now = SystemTime::now();
         let claim = match request_id.is_empty() {
             true => None,
-            false => match self.claim(Call::new(request_id, kind as u8, saves), now).await? {
+            false => match self.claim(Call::new(request_id, kind as u8, told, saves), now).await? {
                 Claimed::Fresh(claim) => Some(claim),
                 Claimed::Repeated(first) => {
                     self.tell_deduplicated(saves);

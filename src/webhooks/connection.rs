@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,6 +30,8 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 /// As much is read of an answer's body, to use the connection again; of more nothing is known.
 const BODY_BYTES_MAX: usize = 4 << 10;
+/// And as long is waited for it.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection that may be used for the next delivery.
 #[derive(Debug)]
@@ -44,6 +47,13 @@ pub(super) struct Answer {
     pub(super) retry_after: Option<Duration>,
 }
 
+/// A connection whose last answer may have a body that is still to come.
+#[derive(Debug)]
+pub(super) struct Used {
+    connection: Connection,
+    body: Incoming,
+}
+
 /// Why there was no answer.
 #[derive(Debug)]
 pub(super) struct Unreachable(pub(super) String);
@@ -55,8 +65,9 @@ impl fmt::Display for Unreachable {
 }
 
 impl Connection {
-    pub(super) async fn open(target: &Target) -> Result<Self, Unreachable> {
-        let stream = connect(target).await?;
+    /// Within `limit`, of which every address of the target gets its part.
+    pub(super) async fn open(target: &Target, limit: Duration) -> Result<Self, Unreachable> {
+        let stream = connect(target, limit).await?;
         match &target.tls {
             None => Self::over(stream).await,
             Some((connector, name)) => {
@@ -80,37 +91,46 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    /// Sends a delivery; gives the connection back if it may be used again.
-    pub(super) async fn post(mut self, target: &Target, delivery: &Delivery) -> Result<(Answer, Option<Self>), Unreachable> {
+    /// Sends a delivery. It is answered with the answer's head.
+    pub(super) async fn post(mut self, target: &Target, delivery: &Delivery) -> Result<(Answer, Used), Unreachable> {
         self.sender.ready().await.map_err(broken)?;
         let response = self.sender.send_request(request(target, delivery)).await.map_err(broken)?;
         let status = response.status();
         let asks = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
         let header = response.headers().get(header::RETRY_AFTER).filter(|_| asks);
         let retry_after = header.and_then(|value| retry::asked(value.to_str().ok()?, SystemTime::now()));
-        let reusable = is_short(response.into_body()).await;
-        Ok((Answer { status, retry_after }, reusable.then_some(self)))
+        Ok((Answer { status, retry_after }, Used { connection: self, body: response.into_body() }))
+    }
+}
+
+impl Used {
+    /// The connection, if it may be used again.
+    pub(super) async fn reusable(self) -> Option<Connection> {
+        let short = timeout(BODY_TIMEOUT, is_short(self.body)).await.unwrap_or(false);
+        short.then_some(self.connection)
     }
 }
 
 /// To an address that the settings allow; what is refused and what doesn't answer is told.
-async fn connect(target: &Target) -> Result<TcpStream, Unreachable> {
+async fn connect(target: &Target, limit: Duration) -> Result<TcpStream, Unreachable> {
     let url = &target.url;
     let addresses = tokio::net::lookup_host((url.host(), url.port())).await;
     let addresses: Vec<SocketAddr> = addresses.map_err(|error| Unreachable(format!("resolve {}: {error}", url.host())))?.collect();
+    let part = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut why = format!("{} has no address", url.host());
     for address in addresses {
         if let Err(what) = target.allowed.check(address.ip()) {
             why = format!("{} is {what}", address.ip());
             continue;
         }
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+        match timeout(part, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 // A request is one small write.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Err(error) => why = format!("connect to {address}: {error}"),
+            Ok(Err(error)) => why = format!("connect to {address}: {error}"),
+            Err(_) => why = format!("connect to {address}: no answer within {} s", part.as_secs_f64()),
         }
     }
     Err(Unreachable(why))

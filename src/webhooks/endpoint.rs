@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Delivery,
-    connection::{Answer, Connection, Unreachable},
+    connection::{Answer, Connection, Unreachable, Used},
     retry,
     shared::{Pending, Shared},
     target::Target,
@@ -127,9 +127,9 @@ impl Endpoint {
         let (target, limit) = (self.target.clone(), self.timeout);
         let connection = self.idle.pop();
         self.attempts.spawn(async move {
-            let attempt = timeout(limit, attempt(target.as_deref(), connection, &pending.delivery));
+            let attempt = timeout(limit, attempt(target.as_deref(), connection, &pending.delivery, limit));
             let (outcome, connection) = match attempt.await {
-                Ok(Ok((answer, connection))) => (Outcome::Answered(answer), connection),
+                Ok(Ok((answer, used))) => (Outcome::Answered(answer), used.reusable().await),
                 Ok(Err(unreachable)) => (Outcome::Unreachable(unreachable), None),
                 Err(_) => (Outcome::TimedOut, None),
             };
@@ -207,13 +207,18 @@ impl Endpoint {
 }
 
 /// One attempt. A connection that was idle may have been closed meanwhile: then on a new one.
-async fn attempt(target: Option<&Target>, idle: Option<Connection>, delivery: &Delivery) -> Result<(Answer, Option<Connection>), String> {
+async fn attempt(
+    target: Option<&Target>,
+    idle: Option<Connection>,
+    delivery: &Delivery,
+    limit: Duration,
+) -> Result<(Answer, Used), String> {
     let target = target.ok_or_else(|| "the settings have no endpoint of this name".to_owned())?;
     if let Some(connection) = idle.filter(Connection::is_open)
         && let Ok(answered) = connection.post(target, delivery).await
     {
         return Ok(answered);
     }
-    let connection = Connection::open(target).await.map_err(|Unreachable(why)| why)?;
+    let connection = Connection::open(target, limit).await.map_err(|Unreachable(why)| why)?;
     connection.post(target, delivery).await.map_err(|Unreachable(why)| why)
 }

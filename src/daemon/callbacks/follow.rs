@@ -111,24 +111,27 @@ impl Follower {
 
     /// Rows of failed saves that nobody was told of go to the endpoints of their collections, as far as there is room.
     async fn tell_failures(&mut self) -> Result<Looked, LedgerError> {
-        let Some(mut told) = self.kept.told else { return Ok(Looked::All) };
+        let Some(told) = self.kept.told else { return Ok(Looked::All) };
+        // A rewind is noted before anything is written again: one that we don't see here is seen by the look at what failed then.
+        let mut told = told.after(self.callbacks.0.rewinds.since(told.rewinds));
         let collections: Vec<_> = self.kept.on_failed.keys().cloned().collect();
         loop {
             let room = self.callbacks.room_for_failures().min(PAGE as u64) as u32;
             if room == 0 {
                 return Ok(Looked::NoRoom);
             }
-            let which = Which::Next { after: told, collections: &collections, rows_max: room };
+            let which = Which::Next { after: told.through, collections: &collections, rows_max: room };
             let Some(LaneOutcomes { through, failed }) = self.ask(which).await else { return Ok(Looked::Unanswered) };
             if through == Sequence::ZERO {
                 return Ok(Looked::Unanswered);
             }
             let Some(last) = failed.last().map(|failed| failed.sequence) else {
-                if through < told {
-                    // The database went back in time: saves may fail anew.
-                    self.callbacks.note(&self.lane, Vec::new(), Mark::Failures(through)).await?;
-                    self.kept.told = Some(through);
+                // The database is about to be found to have gone back in time, or the mark is of a layout before.
+                if through < told.through || told.through < self.kept.begins {
+                    told.through = through;
+                    self.callbacks.note(&self.lane, Vec::new(), Mark::Failures(told)).await?;
                 }
+                self.kept.told = Some(told);
                 self.callbacks.told_through(self.lane.id(), through);
                 return Ok(Looked::All);
             };
@@ -138,9 +141,9 @@ impl Follower {
             let (now, messages, lane) = (SystemTime::now(), &self.callbacks.0.messages, self.lane.id());
             let message = |failed: &FailedOutcome| messages.of_failure(failed, lane, &self.kept.on_failed[&failed.collection], now);
             let noted = failed.iter().map(message).collect();
-            self.callbacks.note(&self.lane, noted, Mark::Failures(last)).await?;
+            told.through = last;
+            self.callbacks.note(&self.lane, noted, Mark::Failures(told)).await?;
             self.callbacks.told_through(self.lane.id(), last);
-            told = last;
             self.kept.told = Some(told);
         }
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     collections::Collections,
     journal::Entry,
-    outcomes::{Ticket, Tickets},
+    outcomes::{State, Ticket, Tickets},
     postgres::FailedOutcome,
     save::{Accepted, Callback, Key, LaneId, Sequence, StreamOrigin},
     webhooks::Delivery,
@@ -17,9 +17,6 @@ use crate::{
 
 /// What Postgres says may be as long as a row; this much of it is told.
 const REASON_CHARS_MAX: usize = 2_000;
-/// States as the contract names them.
-const PERSISTED: &str = "PERSISTED";
-const FAILED: &str = "FAILED";
 
 /// A save whose outcome is to be told.
 #[derive(Debug)]
@@ -111,7 +108,7 @@ impl Messages {
             ticket: &ticket,
             collection: &awaited.collection,
             key: awaited.key.parts().collect(),
-            state: if failed.is_some() { FAILED } else { PERSISTED },
+            state: if failed.is_some() { State::Failed } else { State::Persisted }.name(),
             failure: failed.map(Failure::of),
             request_id: &awaited.callback.request_id,
             stream_id: awaited.origin.map(|origin| Uuid::from_bytes(origin.stream_id).to_string()),
@@ -129,7 +126,7 @@ impl Messages {
             ticket: &ticket,
             collection: &failed.collection,
             key: failed.key.iter().map(String::as_str).collect(),
-            state: FAILED,
+            state: State::Failed.name(),
             failure: Some(Failure::of(failed)),
             request_id: "",
             stream_id: None,

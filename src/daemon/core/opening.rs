@@ -128,7 +128,7 @@ impl Found {
         let failed = FailedSaves::new(postgres.clone(), journal_id, collections.clone(), Arc::clone(&limits.failed_saves));
         let known = Known::recall(&ledger, journal_id, failed).await?;
         let pending = (&collections, &limits.callbacks_pending);
-        let callbacks = Callbacks::open((settings, &layout), targets, (&ledger, &known.tickets), pending, &after).await;
+        let callbacks = Callbacks::open((settings, &layout), targets, (&ledger, &known.tickets, &known.rewinds), pending, &after).await;
         let (callbacks, opening) = callbacks.or_exit(Exit::JournalIo, "read the journal's ledger")?;
         let (failed_journal, fatal) = oneshot::channel();
         let journal = start_journal(opened, &limits, &after, (&callbacks, &known.failed, &backlogs), &observer, failed_journal)?;

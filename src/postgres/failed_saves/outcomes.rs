@@ -37,7 +37,7 @@ pub struct FailedOutcome {
     pub accepted_at: SystemTime,
 }
 
-/// Which failed saves of a lane are asked for.
+/// Which failed saves are asked for.
 #[derive(Clone, Copy, Debug)]
 pub enum Which<'a> {
     /// Those of these that failed.
@@ -46,7 +46,7 @@ pub enum Which<'a> {
     Next {
         /// Above this one.
         after: Sequence,
-        /// Of these collections.
+        /// Of these collections, which are all the lane's; they may have been another lane's before.
         collections: &'a [String],
         /// So many.
         rows_max: u32,
@@ -86,7 +86,7 @@ pub(in crate::postgres) async fn read(
             params.push((&after, Type::INT8));
             params.push((&names, Type::TEXT_ARRAY));
             params.push((&rows_max, Type::INT8));
-            "f.lane = p.lane and f.sequence > $4 and f.collection = any($5) order by f.sequence limit $6) f on true"
+            "f.sequence > $4 and f.collection = any($5) order by f.sequence limit $6) f on true"
         }
     };
     let text = format!(
