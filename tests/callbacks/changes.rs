@@ -28,8 +28,7 @@ async fn pause(daemon: &Daemon, lane: &str) {
 async fn lanes_change_once_every_callback_is_noted_and_none_is_told_again() {
     let (database, journal) = (Database::with(super::SCHEMA).await, directory());
     let mut receiver = Receiver::start(Conduct::Answer(200)).await;
-    let setup =
-        setup(journal.path(), &database, &receiver).set("postgres.lock_timeout", "1 min").expect_in_log("the lanes stay as they were");
+    let setup = setup(journal.path(), &database, &receiver).expect_in_log("the lanes stay as they were");
     let daemon = setup.clone().set("lanes.second.collections", "events").start().await;
     pause(&daemon, "second").await;
     let mut expected = save(&daemon, vec![set("events", &[], json!({"what": "x"})), player(1, "good")]).await;
