@@ -124,7 +124,7 @@ impl Shared {
 
     async fn row_once(&self, collection: &Arc<Collection>, key: &Key) -> Result<ReadRow, Unread> {
         let lane = self.lane(collection);
-        lane.handle.met().await;
+        lane.handle.confirmed().await;
         let pin = lane.backlog.pin();
         let keys = (slice::from_ref(key), &KeyRange::default());
         let rows = self.postgres.rows_by_keys(&lane.row, collection, keys, ONE_ROW).await?;

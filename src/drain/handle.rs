@@ -146,12 +146,6 @@ impl LaneHandle {
         self.holds(self.backlog().through())
     }
 
-    /// Returns once Postgres has said where it stands, which it does at the first contact of a start.
-    pub async fn met(&self) {
-        // The sender is ours: it is there as long as we are.
-        let _ = self.0.confirmed.subscribe().wait_for(|confirmed| *confirmed).await;
-    }
-
     /// Whether Postgres has said since the start that it holds everything up to `through`.
     pub(super) fn holds(&self, through: Sequence) -> bool {
         self.confirmed_position().is_some_and(|position| position >= through)

@@ -96,7 +96,7 @@ impl Load {
 
     async fn begin(&mut self) -> Result<(), Unread> {
         let lane = self.reads.lane(&self.collection);
-        timeout(MET_PATIENCE, lane.handle.met()).await?;
+        timeout(MET_PATIENCE, lane.handle.confirmed()).await?;
         // Before the generation in the making may be ended for us: without Postgres that would be for nothing.
         self.size = self.reads.postgres.table_size(&self.collection).await.map_err(RowsError::from)?;
         self.stage = Stage::Waiting { cursor: lane.handle.backlog().cut(), keys: VecDeque::new() };
