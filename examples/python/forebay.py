@@ -180,6 +180,9 @@ class TicketState(enum.IntEnum):
     def _missing_(cls, value: object) -> TicketState:
         return cls.UNSPECIFIED  # a later daemon's
 
+    def __str__(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True)
 class Save:
