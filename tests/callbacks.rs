@@ -347,8 +347,9 @@ async fn an_outcome_that_can_not_be_told_is_given_up_in_time_and_named() {
     let setup = setup(journal.path(), &database, &receiver).set("callbacks.give_up", "1 s").expect_in_log(GIVEN_UP);
     let daemon = setup.start().await;
     let tickets = save(&daemon, vec![player(1, "good")]).await;
-    let shop = shop_is(&daemon, "given up", |shop| shop.given_up == 1).await;
-    assert!(!shop.disabled && shop.pending == 0 && shop.failed_attempts > 0, "{shop:?}");
+    let shop = shop_is(&daemon, "given up", |shop| shop.given_up == 1 && shop.pending == 0).await;
+    assert!(!shop.disabled && shop.failed_attempts > 0, "{shop:?}");
+    daemon.logged_like(GIVEN_UP).await;
     let said = daemon.lines().into_iter().find(|line| line.to_string().contains(GIVEN_UP)).expect("it is said");
     assert_eq!((&said["ticket"], &said["endpoint"]), (&json!(tickets[0]), &json!("shop")));
     let metrics = http_get(daemon.http().await, "/metrics").await;
