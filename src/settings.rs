@@ -76,7 +76,7 @@ pub struct GrpcSettings {
     pub streams_per_connection_max: u32,
     /// Saving calls in flight over all connections.
     pub calls_in_flight_max: u64,
-    /// Waiting calls (PERSISTED, AwaitTicket, Flush).
+    /// Waiting calls (PERSISTED, AwaitTicket, WatchOutcomes, Load, Flush).
     pub awaiting_calls_max: u64,
     /// Open save streams.
     pub save_streams_max: u64,

@@ -21,7 +21,8 @@ use crate::{
 
 /// A watcher hears of commits at most this often: many of them are one watermark.
 const HEAR_INTERVAL: Duration = Duration::from_millis(20);
-/// A watcher that doesn't read for so long is ended.
+/// A watcher that doesn't read for so long is ended, as soon as it reads again: before that, HTTP/2 asks this stream for nothing.
+/// Until then it holds its place among the waiting calls, and nothing is gathered for it.
 const UNREAD_MAX: Duration = Duration::from_secs(60);
 /// So often a stream looks whether it is still being read.
 const READ_CHECK: Duration = Duration::from_secs(15);
