@@ -73,6 +73,9 @@ pub struct RefusedTable {
     pub named: bool,
 }
 
+/// Looked up for every member of every save. The names are the catalog's own: no flood of alike ones to fear.
+type Names<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// One collection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Collection {
@@ -102,7 +105,7 @@ pub struct Collection {
     pub triggers_skip: bool,
     /// Set when the journal names it but the catalog doesn't: its saves can't be applied.
     pub gone: bool,
-    by_name: HashMap<String, ColumnIndex>,
+    by_name: Names<String, ColumnIndex>,
 }
 
 /// One column of a collection.
@@ -143,7 +146,7 @@ pub struct Numbers {
 #[derive(Clone, Debug, Default)]
 pub struct Collections {
     list: Vec<Arc<Collection>>,
-    by_name: HashMap<Arc<str>, CollectionId>,
+    by_name: Names<Arc<str>, CollectionId>,
     refused: Vec<RefusedTable>,
     parents_first: Vec<CollectionId>,
     reaches: Arc<Reaches>,
@@ -328,7 +331,7 @@ impl Collection {
             fingerprint: Fingerprint::default(),
             triggers_skip: false,
             gone: true,
-            by_name: HashMap::new(),
+            by_name: Names::default(),
         }
     }
 }

@@ -6,7 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, RefusedTable, ValueForm, lanes::Link, order, reach,
+    Collection, CollectionRules, CollectionSettings, Collections, Column, KeyForm, Mode, Names, RefusedTable, ValueForm, lanes::Link,
+    order, reach,
 };
 use crate::save::{CollectionId, ColumnIndex, NumberForm};
 
@@ -240,7 +241,7 @@ fn place(built: &mut Collections, mut fresh: Collection) {
     built.list[id.0 as usize] = Arc::new(merged);
 }
 
-fn fresh_name(by_name: &HashMap<String, u16>, index: u16) -> String {
+fn fresh_name(by_name: &Names<String, u16>, index: u16) -> String {
     by_name.iter().find(|&(_, &other)| other == index).map(|(name, _)| name.clone()).expect("a key column has a name")
 }
 

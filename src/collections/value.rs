@@ -34,6 +34,19 @@ pub enum ValueForm {
 pub struct ValueError(pub String);
 
 impl ValueForm {
+    /// Whether [`Self::text`] makes text of a value: the front door asks, and lets the text be made when the row is written.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn check(&self, json: &str) -> Result<(), ValueError> {
+        match self {
+            Self::Json => Ok(()),
+            Self::Scalar | Self::Interval => single(json),
+            // Only these look into it, or take nothing but null.
+            Self::Time | Self::Array(_) | Self::Composite(_) | Self::Internal => self.text(json).map(drop),
+        }
+    }
+
     /// The text that Postgres reads, `None` for SQL NULL. `json` is one valid JSON value without surrounding white space.
     ///
     /// # Errors
@@ -61,11 +74,15 @@ impl ValueForm {
 }
 
 fn scalar(json: &str) -> Result<Cow<'_, str>, ValueError> {
+    single(json)?;
+    if json.starts_with('"') { Ok(unescaped(json)) } else { Ok(Cow::Borrowed(json)) }
+}
+
+fn single(json: &str) -> Result<(), ValueError> {
     match json.as_bytes().first() {
-        Some(b'"') => Ok(unescaped(json)),
         Some(b'[') => Err(ValueError("takes a single value, but is an array".to_owned())),
         Some(b'{') => Err(ValueError("takes a single value, but is an object".to_owned())),
-        _ => Ok(Cow::Borrowed(json)),
+        _ => Ok(()),
     }
 }
 
@@ -132,6 +149,16 @@ mod tests {
     fn a_scalar_column_refuses_arrays_and_objects() {
         assert_eq!(ValueForm::Scalar.text("[1]").expect_err("an array").to_string(), "takes a single value, but is an array");
         assert_eq!(ValueForm::Time.text("{}").expect_err("an object").to_string(), "takes a single value, but is an object");
+    }
+
+    #[test]
+    fn what_is_checked_is_what_can_be_text() {
+        let forms = [ValueForm::Scalar, ValueForm::Time, ValueForm::Interval, ValueForm::Json, array(ValueForm::Time), event()];
+        for form in forms.into_iter().chain([ValueForm::Internal]) {
+            for json in ["null", "1", "true", r#""x""#, r#""n\u006fw""#, r#"["now"]"#, r#"{"at": "today"}"#, "[]", "{}"] {
+                assert_eq!(form.check(json), form.text(json).map(drop), "{form:?} {json}");
+            }
+        }
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl<'a> Check<'a, '_> {
             }
             if let Some(why) = column.read_only {
                 self.refuse::<()>(InJson(&member.name), || format!("is {why}: leave it out"));
-            } else if let Err(error) = column.form.text(member.value) {
+            } else if let Err(error) = column.form.check(member.value) {
                 self.refuse::<()>(InJson(&member.name), || error.to_string());
             }
             columns.insert(index);
@@ -225,7 +225,7 @@ impl<'a> Check<'a, '_> {
                 }
             }
         }
-        Some(Key::from_parts(canonical.iter().map(String::as_str)))
+        Some(Key::from_parts(canonical.iter().map(|part| &**part)))
     }
 
     fn key_of_body(&mut self, collection: &Collection, members: &[Member<'_>]) -> Option<Key> {
@@ -236,8 +236,8 @@ impl<'a> Check<'a, '_> {
             };
             canonical.push(self.part_in_body(column, member)?);
         }
-        self.bounded(canonical.iter().map(String::as_str), "json")?;
-        Some(Key::from_parts(canonical.iter().map(String::as_str)))
+        self.bounded(canonical.iter().map(|part| &**part), "json")?;
+        Some(Key::from_parts(canonical.iter().map(|part| &**part)))
     }
 
     /// The canonical form of a key column's value in the body.
@@ -249,7 +249,7 @@ impl<'a> Check<'a, '_> {
         };
         self.bounded([&*text], "json")?;
         match canonical_part(column, &text) {
-            Ok(part) => Some(part),
+            Ok(part) => Some(part.into_owned()),
             Err(why) => {
                 self.may_be_new_label(column);
                 self.refuse(InJson(&column.name), || why.into_owned())
@@ -293,7 +293,7 @@ fn find<'m, 'j>(members: &'m [Member<'j>], column: &Column) -> Option<&'m Member
     members.iter().find(|member| member.name == column.name)
 }
 
-fn canonical_part(column: &Column, text: &str) -> Result<String, Cow<'static, str>> {
+fn canonical_part<'a>(column: &Column, text: &'a str) -> Result<Cow<'a, str>, Cow<'static, str>> {
     let form = column.key_form.as_ref().ok_or("has no canonical form")?;
     form.canonical(text).map_err(|error| Cow::Owned(error.to_string()))
 }

@@ -17,8 +17,9 @@ impl Key {
     }
 
     /// Joins canonical parts. The caller has bounded each part by [`Self::PART_BYTES_MAX`].
-    pub fn from_parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut bytes = Vec::new();
+    pub fn from_parts<'a>(parts: impl IntoIterator<Item = &'a str, IntoIter: Clone>) -> Self {
+        let parts = parts.into_iter();
+        let mut bytes = Vec::with_capacity(parts.clone().map(|part| size_of::<u16>() + part.len()).sum());
         for part in parts {
             let length = u16::try_from(part.len()).expect("the front door bounds a key part");
             bytes.extend_from_slice(&length.to_be_bytes());

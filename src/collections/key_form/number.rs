@@ -1,21 +1,25 @@
 //! Integers and numerics as key parts.
 
+use std::borrow::Cow;
+
 use super::{KeyPartError, refuse};
 
 /// An optional sign and digits; leading zeros and a plus sign go, as they do when Postgres prints the number.
-pub(super) fn integer(part: &str, min: i64, max: i64) -> Result<String, KeyPartError> {
+pub(super) fn integer(part: &str, min: i64, max: i64) -> Result<Cow<'_, str>, KeyPartError> {
     let digits = part.strip_prefix(['+', '-']).unwrap_or(part);
     let number = if is_digits(digits) { part.parse::<i64>().ok() } else { None };
+    let as_printed = if digits.starts_with('0') { part == "0" } else { !part.starts_with('+') };
     match number.filter(|number| (min..=max).contains(number)) {
-        Some(number) => Ok(number.to_string()),
+        Some(_) if as_printed => Ok(Cow::Borrowed(part)),
+        Some(number) => Ok(Cow::Owned(number.to_string())),
         None => refuse(format!("must be a whole number from {min} to {max}")),
     }
 }
 
 /// An optional sign, digits, and a point with digits; padded to `scale` digits after the point. Exponents are refused.
-pub(super) fn numeric(part: &str, precision: u32, scale: u32) -> Result<String, KeyPartError> {
+pub(super) fn numeric(part: &str, precision: u32, scale: u32) -> Result<Cow<'_, str>, KeyPartError> {
     if part.eq_ignore_ascii_case("nan") {
-        return Ok("NaN".to_owned());
+        return Ok(Cow::Borrowed("NaN"));
     }
     let (precision, scale) = (precision as usize, scale as usize);
     let unsigned = part.strip_prefix(['+', '-']).unwrap_or(part);
@@ -36,7 +40,7 @@ pub(super) fn numeric(part: &str, precision: u32, scale: u32) -> Result<String, 
     if !(whole.is_empty() && fraction.is_empty()) && significant > precision {
         return refuse(format!("has more than the {precision} digits that its column holds"));
     }
-    Ok(padded(part.starts_with('-'), whole, fraction, scale))
+    Ok(Cow::Owned(padded(part.starts_with('-'), whole, fraction, scale)))
 }
 
 fn padded(negative: bool, whole: &str, fraction: &str, scale: usize) -> String {
@@ -57,7 +61,7 @@ fn is_digits(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn int2(part: &str) -> Result<String, KeyPartError> {
+    fn int2(part: &str) -> Result<Cow<'_, str>, KeyPartError> {
         integer(part, i16::MIN.into(), i16::MAX.into())
     }
 

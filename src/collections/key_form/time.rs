@@ -1,5 +1,7 @@
 //! Dates and timestamps as key parts: ISO only, years 0001 to 9999, no leap second, no 24:00.
 
+use std::borrow::Cow;
+
 use jiff::{
     civil::{Date, DateTime, Time},
     tz::Offset,
@@ -11,32 +13,32 @@ const DATE: &str = "must be a date like 2026-01-31 (years 0001 to 9999), infinit
 const TIMESTAMP: &str = "must be a timestamp like 2026-01-31 12:00:00.5 (years 0001 to 9999, at most six digits after the point, no offset), infinity or -infinity";
 const TIMESTAMPTZ: &str = "must be a timestamp with an offset like 2026-01-31 12:00:00.5+00 or 2026-01-31T12:00:00Z (years 0001 to 9999, at most six digits after the point), infinity or -infinity";
 
-pub(super) fn date(part: &str) -> Result<String, KeyPartError> {
+pub(super) fn date(part: &str) -> Result<Cow<'_, str>, KeyPartError> {
     if is_infinite(part) {
-        return Ok(part.to_owned());
+        return Ok(Cow::Borrowed(part));
     }
     match read_date(part) {
-        Some(date) => Ok(date.to_string()),
+        Some(date) => Ok(Cow::Owned(date.to_string())),
         None => refuse(DATE),
     }
 }
 
-pub(super) fn timestamp(part: &str) -> Result<String, KeyPartError> {
+pub(super) fn timestamp(part: &str) -> Result<Cow<'_, str>, KeyPartError> {
     if is_infinite(part) {
-        return Ok(part.to_owned());
+        return Ok(Cow::Borrowed(part));
     }
     match read_datetime(part) {
-        Some((at, "")) => Ok(print(at)),
+        Some((at, "")) => Ok(Cow::Owned(print(at))),
         _ => refuse(TIMESTAMP),
     }
 }
 
-pub(super) fn timestamptz(part: &str) -> Result<String, KeyPartError> {
+pub(super) fn timestamptz(part: &str) -> Result<Cow<'_, str>, KeyPartError> {
     if is_infinite(part) {
-        return Ok(part.to_owned());
+        return Ok(Cow::Borrowed(part));
     }
     match read_datetime(part).and_then(|(at, offset)| in_utc(at, offset)) {
-        Some(at) => Ok(format!("{}+00", print(at))),
+        Some(at) => Ok(Cow::Owned(format!("{}+00", print(at)))),
         None => refuse(TIMESTAMPTZ),
     }
 }

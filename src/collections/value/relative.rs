@@ -11,6 +11,7 @@ use super::{ValueError, ValueForm, unescaped};
 /// Postgres reads these words anywhere in a date or time ("tomorrow 10:00"), in any case. `epoch`, `infinity` and `allballs`
 /// mean the same whenever they are read.
 const WORDS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+const SHORTEST: usize = WORDS[0].len();
 
 /// Refuses a text that a time, or a range of times, would read as a relative one.
 pub(super) fn refuse_in_text(text: &str) -> Result<(), ValueError> {
@@ -66,6 +67,18 @@ fn may_hold_time(form: &ValueForm) -> bool {
 }
 
 fn word(text: &str) -> Option<&'static str> {
+    if !holds_words(text) {
+        return None;
+    }
     let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
     words.find_map(|word| WORDS.into_iter().find(|relative| word.eq_ignore_ascii_case(relative)))
+}
+
+/// Whether so many letters stand side by side: in ISO times there are none.
+fn holds_words(text: &str) -> bool {
+    let mut letters = 0;
+    text.bytes().any(|letter| {
+        letters = if letter.is_ascii_alphabetic() { letters + 1 } else { 0 };
+        letters == SHORTEST
+    })
 }

@@ -48,5 +48,5 @@ fn key(collection: &Collection, field: &str, parts: &[String], rules: &Rules<'_>
             }
         }
     }
-    (canonical.len() == parts.len()).then(|| Key::from_parts(canonical.iter().map(String::as_str)))
+    (canonical.len() == parts.len()).then(|| Key::from_parts(canonical.iter().map(|part| &**part)))
 }
