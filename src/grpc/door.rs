@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -99,9 +98,9 @@ impl Door {
         self.request_ids.claim(call, now).await.map_err(errors::limit_reached)
     }
 
-    /// Refuses messages over our own limits, which lie below tonic's so that these details are told.
-    pub(super) fn check_message(&self, message: &impl Message, saves: usize) -> Result<(), Status> {
-        let (bytes, limit) = (message.encoded_len() as u64, &self.limits.message_bytes);
+    /// Refuses messages of so many bytes and saves over our own limits, which lie below tonic's so that these details are told.
+    pub(super) fn check_message(&self, bytes: usize, saves: usize) -> Result<(), Status> {
+        let (bytes, limit) = (bytes as u64, &self.limits.message_bytes);
         if !limit.lets_through(bytes) {
             let why = format!("has {bytes} bytes, more than {} = {}: send less at a time", limit.name(), limit.max());
             return Err(errors::invalid_request("message", why));

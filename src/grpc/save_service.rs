@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::Stream;
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -43,7 +44,7 @@ impl save_service_server::SaveService for SaveService {
         let request = request.into_inner();
         let _call = OpenCall::begin(&self.0.events, Rpc::Save);
         let work = async {
-            self.0.check_message(&request, 1)?;
+            self.0.check_message(request.encoded_len(), 1)?;
             let SaveRequest { save, durability, request_id, callback } = request;
             let persisted = Door::is_persisted(durability)?;
             let callback = self.0.callback(&callback, &request_id)?;
@@ -69,7 +70,7 @@ impl save_service_server::SaveService for SaveService {
         let work = async {
             let persisted = Door::is_persisted(durability)?;
             let callback = self.0.callback(callback, request_id)?;
-            self.0.check_message(request.get_ref(), saves.len())?;
+            self.0.check_message(request.get_ref().encoded_len(), saves.len())?;
             if saves.is_empty() {
                 return Err(errors::invalid_request("saves", "is empty"));
             }

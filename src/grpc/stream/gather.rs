@@ -74,10 +74,13 @@ impl Gather {
             };
             messages += 1;
             self.end = match message {
-                Ok(Some(message)) => {
-                    bytes += message.encoded_len();
-                    self.take_later(door, message, piece).err().map(Err)
-                }
+                Ok(Some(message)) => match self.take_later(door, message, piece) {
+                    Ok(taken) => {
+                        bytes += taken;
+                        None
+                    }
+                    Err(error) => Some(Err(error)),
+                },
                 Ok(None) => Some(Ok(())),
                 Err(error) => Some(Err(error)),
             };
@@ -97,7 +100,7 @@ impl Gather {
         .await
     }
 
-    fn take_later(&mut self, door: &Door, message: SaveStreamRequest, piece: &mut Vec<Numbered>) -> Result<(), Status> {
+    fn take_later(&mut self, door: &Door, message: SaveStreamRequest, piece: &mut Vec<Numbered>) -> Result<usize, Status> {
         for (is_set, field) in [
             (!message.stream_id.is_empty(), "stream_id"),
             (message.want_tickets, "want_tickets"),
@@ -111,12 +114,13 @@ impl Gather {
         self.take(door, message, piece)
     }
 
-    /// Numbers the saves of a message.
-    pub(super) fn take(&mut self, door: &Door, message: SaveStreamRequest, piece: &mut Vec<Numbered>) -> Result<(), Status> {
+    /// Numbers the saves of a message; gives its bytes, if it holds any.
+    pub(super) fn take(&mut self, door: &Door, message: SaveStreamRequest, piece: &mut Vec<Numbered>) -> Result<usize, Status> {
         if message.saves.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        door.check_message(&message, message.saves.len())?;
+        let bytes = message.encoded_len();
+        door.check_message(bytes, message.saves.len())?;
         if let Some(last) = self.last.filter(|&last| message.offset <= last) {
             let why = format!("is {}, but offsets rise and the last one was {last}", message.offset);
             return Err(errors::invalid_request("offset", why));
@@ -127,6 +131,6 @@ impl Gather {
         self.last = Some(last);
         let numbered = message.saves.into_iter().enumerate();
         piece.extend(numbered.map(|(nth, save)| Numbered { offset: message.offset + nth as u64, nth, save }));
-        Ok(())
+        Ok(bytes)
     }
 }
