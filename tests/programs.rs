@@ -74,6 +74,44 @@ async fn the_benches_print_what_they_measured() {
     assert_eq!(result["rows"], 2_000);
 }
 
+/// What a bench prints as JSON.
+async fn bench(arguments: &[&str]) -> Value {
+    last_line(&forebay().arg("bench").args(arguments).arg("--json").output().await.expect("it runs"))
+}
+
+/// A figure of a report.
+fn figure(report: &Value, name: &str) -> f64 {
+    report[name].as_f64().unwrap_or_else(|| panic!("{name} is no number: {report}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bench_of_recovery_kills_the_daemon_and_gets_every_save_back() {
+    let report = bench(&["recover", "--saves", "3000", "--rounds", "2"]).await;
+    let expected = [
+        "empty_start_ms",
+        "journal_bytes",
+        "ratio",
+        "ratio_worst",
+        "recovered_per_second",
+        "recovered_per_second_own",
+        "rounds",
+        "saves",
+        "stream_per_second",
+    ];
+    assert_eq!(fields(&report), expected);
+    assert_eq!(report["saves"], 3_000);
+    assert!(figure(&report, "journal_bytes") > 3_000.0 * 300.0, "the bodies are in the journal: {report}");
+    assert!(figure(&report, "recovered_per_second_own") >= figure(&report, "recovered_per_second"), "a start is more: {report}");
+    assert!(figure(&report, "ratio") >= figure(&report, "ratio_worst") && figure(&report, "ratio_worst") > 0.0, "{report}");
+    let rounds = report["rounds"].as_array().expect("rounds");
+    assert_eq!(rounds.len(), 2);
+    for round in rounds {
+        assert_eq!(fields(round), ["empty_start_ms", "journal_bytes", "ratio", "recovery_ms", "start_ms", "stream_ms"]);
+        let ratio = figure(round, "stream_ms") / figure(round, "start_ms");
+        assert!((figure(round, "ratio") / ratio - 1.0).abs() < 0.05, "but for rounding: {round}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_saves_and_tells_errors() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
