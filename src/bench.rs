@@ -19,6 +19,7 @@ mod callers;
 mod drain;
 mod fill;
 mod load;
+mod outage;
 mod pace;
 mod recover;
 mod rounds;
@@ -27,6 +28,7 @@ mod waits;
 
 pub use drain::{DrainOptions, DrainReport, drain};
 pub use load::Poison;
+pub use outage::{OutageOptions, OutageReport, outage};
 pub use recover::{RecoverOptions, RecoverReport, recover};
 pub use waits::{WaitsOptions, WaitsReport, waits};
 

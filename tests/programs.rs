@@ -113,6 +113,20 @@ async fn the_bench_of_recovery_kills_the_daemon_and_gets_every_save_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_bench_of_an_outage_times_calls_before_it_and_during_it() {
+    let report = bench(&["outage", "--rounds", "1", "--seconds", "1"]).await;
+    let expected = ["before", "callers", "capacity_per_second", "during", "rate_per_second", "ratio", "ratio_worst", "rounds"];
+    assert_eq!(fields(&report), expected);
+    assert!((figure(&report, "capacity_per_second") - 2.0 * figure(&report, "rate_per_second")).abs() <= 1.0, "{report}");
+    assert_eq!(report["rounds"], json!([{"before": report["before"], "during": report["during"], "ratio": report["ratio"]}]));
+    for latency in [&report["before"], &report["during"]] {
+        assert_eq!(fields(latency), ["p50_us", "p99_us"]);
+        assert!(figure(latency, "p99_us") >= figure(latency, "p50_us") && figure(latency, "p50_us") > 0.0, "{report}");
+    }
+    assert_eq!(report["ratio"], report["ratio_worst"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_saves_and_tells_errors() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let daemon = Setup::new(journal.path(), &database.url()).start().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use forebay::{
-    bench::{self, DrainOptions, Load, Mode, Poison, RecoverOptions, SaveOptions, WaitsOptions},
+    bench::{self, DrainOptions, Load, Mode, OutageOptions, Poison, RecoverOptions, SaveOptions, WaitsOptions},
     exit::{Exit, Failure, OrExit},
 };
 use serde::Serialize;
@@ -28,6 +28,8 @@ enum Command {
     Waits(WaitsArgs),
     /// How fast saves come back after a kill, against how fast they were taken.
     Recover(RecoverArgs),
+    /// How acknowledgements fare while Postgres is stopped, at half of what the daemon can take.
+    Outage(OutageArgs),
 }
 
 #[derive(Args)]
@@ -100,6 +102,19 @@ struct RecoverArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct OutageArgs {
+    /// Outages.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// How long calls are timed, before each outage and during it.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Print the result as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Save(arguments) => {
@@ -118,6 +133,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         Command::Recover(RecoverArgs { saves, rounds, json }) => {
             let report = run_to_end(bench::recover(RecoverOptions { saves, rounds }), "bench")?;
+            print(json, &report, &report.text())
+        }
+        Command::Outage(OutageArgs { rounds, seconds, json }) => {
+            let report = run_to_end(bench::outage(OutageOptions { rounds, time: Duration::from_secs(seconds) }), "bench")?;
             print(json, &report, &report.text())
         }
     }
