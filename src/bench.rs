@@ -19,6 +19,7 @@ mod callers;
 mod drain;
 mod fill;
 mod load;
+mod memory;
 mod outage;
 mod pace;
 mod recover;
@@ -28,6 +29,7 @@ mod waits;
 
 pub use drain::{DrainOptions, DrainReport, drain};
 pub use load::Poison;
+pub use memory::{MemoryOptions, MemoryReport, memory};
 pub use outage::{OutageOptions, OutageReport, outage};
 pub use recover::{RecoverOptions, RecoverReport, recover};
 pub use waits::{WaitsOptions, WaitsReport, waits};

@@ -127,6 +127,27 @@ async fn the_bench_of_an_outage_times_calls_before_it_and_during_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_bench_of_memory_weighs_the_objects_of_a_backlog() {
+    let report = bench(&["memory", "--objects", "2000"]).await;
+    let expected = [
+        "beyond",
+        "beyond_accounted",
+        "beyond_after_three_saves",
+        "key_and_body",
+        "objects",
+        "resident_bytes",
+        "resident_bytes_before",
+        "without_objects",
+        "without_objects_after_three_saves",
+    ];
+    assert_eq!(fields(&report), expected);
+    assert_eq!((&report["objects"], &report["key_and_body"]), (&json!(2_000), &json!(305.0)));
+    assert!(figure(&report, "beyond_accounted") > 0.0, "{report}");
+    let grown = figure(&report, "resident_bytes") - figure(&report, "resident_bytes_before");
+    assert!((figure(&report, "beyond") + 305.0 - grown / 2_000.0).abs() < 0.1, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_saves_and_tells_errors() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let daemon = Setup::new(journal.path(), &database.url()).start().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use forebay::{
-    bench::{self, DrainOptions, Load, Mode, OutageOptions, Poison, RecoverOptions, SaveOptions, WaitsOptions},
+    bench::{self, DrainOptions, Load, MemoryOptions, Mode, OutageOptions, Poison, RecoverOptions, SaveOptions, WaitsOptions},
     exit::{Exit, Failure, OrExit},
 };
 use serde::Serialize;
@@ -30,6 +30,8 @@ enum Command {
     Recover(RecoverArgs),
     /// How acknowledgements fare while Postgres is stopped, at half of what the daemon can take.
     Outage(OutageArgs),
+    /// What an object of the backlog takes of memory beyond its key and body.
+    Memory(MemoryArgs),
 }
 
 #[derive(Args)]
@@ -115,6 +117,16 @@ struct OutageArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct MemoryArgs {
+    /// Objects to weigh, 300 bytes of JSON each.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=5_000_000))]
+    objects: u64,
+    /// Print the result as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Save(arguments) => {
@@ -137,6 +149,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         Command::Outage(OutageArgs { rounds, seconds, json }) => {
             let report = run_to_end(bench::outage(OutageOptions { rounds, time: Duration::from_secs(seconds) }), "bench")?;
+            print(json, &report, &report.text())
+        }
+        Command::Memory(MemoryArgs { objects, json }) => {
+            let report = run_to_end(bench::memory(MemoryOptions { objects }), "bench")?;
             print(json, &report, &report.text())
         }
     }
