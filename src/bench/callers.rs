@@ -178,7 +178,11 @@ pub(super) async fn stream(mut client: SaveServiceClient<Channel>, saves: impl I
         }
     };
     let mut through = 0;
-    while let Ok(answer) = tokio::time::timeout(CALL_TIMEOUT, answers.message()).await {
+    loop {
+        let Ok(answer) = tokio::time::timeout(CALL_TIMEOUT, answers.message()).await else {
+            seen.error(&Status::deadline_exceeded(format!("a stream was silent for {CALL_TIMEOUT:?}, after save {through} of its own")));
+            break;
+        };
         match answer {
             Ok(Some(answer)) => match answer.event {
                 Some(Event::Acknowledged(acknowledged)) => through = acknowledged.through,

@@ -17,6 +17,11 @@ use crate::child::Daemon;
 
 /// Before anything is weighed, so that what a daemon takes once is there: connections, buffers, caches. None of the objects in question.
 const WARM_UP_OBJECTS: u64 = 10_000;
+/// Each again and again: two of the journal's segments are written before it holds all that it ever does. Fewer if there will be
+/// fewer saves than that.
+const WARM_UP_SAVES_MAX: u64 = 400_000;
+/// More than any run has.
+const GENERATION_OBJECTS_MAX: u64 = 10_000_000;
 /// Memory that is freed goes back to the system in its own time.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
 const SETTLE_LOOKS_MAX: u32 = 60;
@@ -115,10 +120,14 @@ pub async fn memory(options: MemoryOptions) -> anyhow::Result<MemoryReport> {
 
 /// Before, after so many saves of the objects with these keys, and after twice as many more.
 async fn weigh_three_times(postgres: &str, objects: u64, key: impl Fn(u64) -> u64 + Copy + Send + 'static) -> anyhow::Result<[Weight; 3]> {
+    let mut settings = fill::room();
+    // A later save of an object folds into the same generation only.
+    settings.push(("drain.generation_objects_max", GENERATION_OBJECTS_MAX.to_string()));
+    let daemon = Daemon::start_with(postgres, settings).await?;
     // Nothing is drained: every object stays.
-    let daemon = Daemon::start_with(postgres, fill::room()).await?;
     pause(daemon.client()).await?;
-    fill(&daemon.address(), WARM_UP_OBJECTS, |n| load::save(n, n)).await?;
+    let warm_up = WARM_UP_OBJECTS.max(objects.min(WARM_UP_SAVES_MAX));
+    fill(&daemon.address(), warm_up, |n| load::save(n % WARM_UP_OBJECTS, n)).await?;
     let before = weigh(&daemon).await?;
     fill(&daemon.address(), objects, move |n| load::save(key(n), n)).await?;
     let once = weigh(&daemon).await?;
