@@ -82,10 +82,17 @@ pub(super) async fn recover(
     let noted = recall_streams(journal, streams, request_ids, last).await.or_exit(Exit::JournalIo, "read the journal's ledger")?;
     let folds_after = after.iter().copied().min().unwrap_or_default();
     let (mut read, mut folded) = (if noted { folds_after } else { journal.monitor().oldest() }, 0_u64);
+    let page = |after| {
+        let reader = reader.clone();
+        tokio::spawn(async move { reader.read(after, last, READ_BYTES).await })
+    };
+    // One page is read and decoded while the one before it is folded.
+    let mut ahead = page(read);
     while read < last {
-        let entries = reader.read(read, last, READ_BYTES).await.or_exit(Exit::JournalIo, "read the journal")?;
+        let entries = ahead.await.expect("reading doesn't panic").or_exit(Exit::JournalIo, "read the journal")?;
         let Some(end) = entries.last() else { break };
         read = end.sequence;
+        ahead = page(read);
         if !noted {
             callbacks.recall(opening, &entries);
         }

@@ -98,17 +98,17 @@ impl Assembler {
     }
 }
 
-/// Keeps whole atomic batches: gives the entries of a batch once its last one has come.
+/// Keeps whole atomic batches: gives the entries of a batch once its last one has come. A save in none is one.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     open: Vec<Entry>,
 }
 
 impl Batches {
-    pub(super) fn add(&mut self, entry: Entry) -> Option<Vec<Entry>> {
+    pub(super) fn add(&mut self, entry: Entry) -> Option<std::vec::Drain<'_, Entry>> {
         let last = entry.record.batch_left == 0;
         self.open.push(entry);
-        last.then(|| std::mem::take(&mut self.open))
+        last.then(|| self.open.drain(..))
     }
 }
 

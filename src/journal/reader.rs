@@ -111,7 +111,7 @@ impl Selection {
                 return Ok(false);
             }
             let Some(batch) = batches.add(entry) else { continue };
-            let bytes: usize = batch.iter().map(|entry| weight(&entry.record)).sum();
+            let bytes: usize = batch.as_slice().iter().map(|entry| weight(&entry.record)).sum();
             if bytes > self.bytes_left && !self.entries.is_empty() {
                 return Ok(false);
             }
