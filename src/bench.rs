@@ -19,11 +19,14 @@ mod callers;
 mod drain;
 mod load;
 mod pace;
+mod readers;
+mod scrape;
 mod target;
 mod waits;
 
 pub use drain::{DrainOptions, DrainReport, drain};
 pub use load::Poison;
+pub use readers::{ReadersOptions, ReadersReport, readers};
 pub use waits::{WaitsOptions, WaitsReport, waits};
 
 /// How the callers save.

@@ -72,7 +72,8 @@ impl Page<'_> {
         let oldest = lane.oldest_accept_time.map_or_else(String::new, |oldest| format!(", the oldest {} old", self.since(oldest.seconds)));
         let (objects, saves, bytes) = (lane.backlog_objects, lane.backlog_saves, Size(lane.backlog_bytes));
         writeln!(f, "  backlog   {objects} objects of {saves} saves, {bytes}{oldest}")?;
-        writeln!(f, "  written   {} rows in {} transactions of this run", lane.rows_written, lane.transactions)
+        writeln!(f, "  written   {} rows in {} transactions of this run", lane.rows_written, lane.transactions)?;
+        writeln!(f, "  now       {} rows a statement", lane.statement_rows)
     }
 
     fn collections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,6 +88,7 @@ impl Page<'_> {
     /// Limits of which nothing is used say nothing; free space is told with the journal.
     fn limits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.limits_of(f, LimitKind::Amount, "limits in use")?;
+        self.limits_of(f, LimitKind::Rate, "in the last second")?;
         self.limits_of(f, LimitKind::Size, "largest since the start")
     }
 
