@@ -20,7 +20,7 @@ pub enum LimitKind {
     Amount,
     /// The size of one thing, of which there may be many: `used` is the largest since the start that was let through. It is
     /// above `max` where what can't be divided goes beyond: one call's saves in a group, the last group of a segment, an
-    /// atomic batch in a generation.
+    /// atomic batch in a generation; and where what is to come is not known, as how long a statement will take.
     Size,
     /// What must be left: `used` is what there is now, and the limit is met once that is below `max`.
     Reserve,

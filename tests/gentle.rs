@@ -54,7 +54,7 @@ async fn statements_shrink_until_a_slow_postgres_takes_the_target_for_each() {
     let (database, journal) = (Database::with(&format!("{SCHEMA};{SLOW}")).await, directory());
     let daemon = Setup::new(journal.path(), &database.url()).set("drain.statement_target", "400 ms").start().await;
     assert_eq!(metric(&daemon, STATEMENT_ROWS).await, 1_000.0, "that is where they start");
-    save(&daemon, 0..3_000).await;
+    save(&daemon, 0..5_000).await;
     flush(&daemon).await;
     // Nothing sleeps for less than it is told: a row takes a millisecond and what the machine adds.
     let rows = metric(&daemon, STATEMENT_ROWS).await;
@@ -62,16 +62,16 @@ async fn statements_shrink_until_a_slow_postgres_takes_the_target_for_each() {
     assert_eq!(database.number("select count(distinct xmin::text) from players").await, 1, "within one transaction");
     // An eighth of it would be below the least.
     set_limit(&daemon, "drain.statement_target", 50).await;
-    save(&daemon, 3_000..4_000).await;
+    save(&daemon, 5_000..6_000).await;
     flush(&daemon).await;
     let (lane, limits) = status(&daemon).await;
     assert_eq!((lane.statement_rows, metric(&daemon, STATEMENT_ROWS).await), (100, 100.0));
     let target = limits.iter().find(|limit| limit.name == "drain.statement_target").expect("it is shown");
     assert!(target.max == 50 && target.used >= 1_000, "the first statement had 1,000 rows of a millisecond: {target:?}");
     let statements = metric(&daemon, "forebay_statement_seconds_count{lane=\"default\"}").await;
-    assert!(statements >= 12.0, "{statements}");
+    assert!(statements >= 11.0, "{statements}");
     database.execute("drop trigger slow on players").await;
-    save(&daemon, 4_000..12_000).await;
+    save(&daemon, 6_000..14_000).await;
     flush(&daemon).await;
     eventually("a fast Postgres gets more again", || async { (status(&daemon).await.0.statement_rows > 100).then_some(()) }).await;
     daemon.stop().await;
@@ -107,7 +107,7 @@ async fn no_transaction_has_more_rows_than_a_second_allows_until_the_limit_is_li
 async fn a_live_setting_out_of_range_is_refused_with_its_range() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let daemon = Setup::new(journal.path(), &database.url()).start().await;
-    for (name, max, says) in [("drain.statement_target", "0", "1 ms"), ("drain.rows_per_second_max", "100000001", "100,000,000")] {
+    for (name, max, says) in [("drain.statement_target", "0", "1 ms"), ("drain.rows_per_second_max", "100000001", "at most 100000000")] {
         let refused = command::run(&daemon, &["limit", name, max]).await;
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success() && text.contains(name) && text.contains(says), "{text}");

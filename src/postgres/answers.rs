@@ -47,12 +47,19 @@ pub(super) fn array(array: super::array::TextArray) -> Param {
     (Box::new(array), Type::TEXT_ARRAY)
 }
 
+/// Full statements of which Postgres has not answered the first: it never waits for the next one, and a size that turns out
+/// wrong is soon another.
+const STATEMENTS_AHEAD: u64 = 3;
+
 pub(super) async fn send_step<'g>(flight: &mut Flight<'_, Meaning<'g>>, step: &Step<'g>, written: &mut Written) -> Result<(), ApplyError> {
     let statement = step.statement();
     let mut rest = &step.rows[..];
     while let Some((portion, others)) = Step::portion(rest, written.statement_rows.get()) {
         make_room(flight, Step::bytes(portion), written).await?;
         send_portion(flight, step, &statement, portion).await?;
+        while rows_under_way(flight) >= written.statement_rows.get() * STATEMENTS_AHEAD {
+            land_one(flight, written).await?;
+        }
         rest = others;
     }
     Ok(())
@@ -80,6 +87,11 @@ pub(super) async fn send_portion<'g>(
     };
     flight.send_typed(meaning, statement, bytes, params).await;
     Ok(())
+}
+
+fn rows_under_way(flight: &Flight<'_, Meaning<'_>>) -> u64 {
+    let rows = |meaning: &Meaning<'_>| if let Meaning::Rows { sent, .. } = meaning { *sent } else { 0 };
+    flight.under_way().map(rows).sum()
 }
 
 /// Bounds what is under way: a generation may hold a million rows.

@@ -77,6 +77,11 @@ impl<'c, M> Flight<'c, M> {
         !self.under_way.is_empty() && (self.under_way.len() >= Self::STATEMENTS_MAX || self.bytes + bytes > Self::BYTES_MAX)
     }
 
+    /// What is outstanding, oldest first.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = &M> {
+        self.under_way.iter().map(|sent| &sent.meaning)
+    }
+
     /// Sends a simple query.
     pub(super) async fn send_simple(&mut self, meaning: M, statements: &'c str) {
         let client = self.client;
@@ -97,10 +102,15 @@ impl<'c, M> Flight<'c, M> {
         self.bytes += bytes;
         self.under_way.push_back(UnderWay { meaning, bytes, sent: Instant::now(), answer: Answered::NotYet(answer) });
         std::future::poll_fn(|context| {
-            let (last, others) = self.under_way.make_contiguous().split_last_mut().expect("it was pushed");
-            let _ = last.answer.look(context);
+            if let Some(last) = self.under_way.back_mut() {
+                last.answer.look(context);
+            }
             // So that it is known when each came: busy as we are making the next ones, nobody waits for them.
-            while others.iter_mut().find(|other| !other.answer.is_there()).is_some_and(|oldest| oldest.answer.look(context)) {}
+            for earlier in &mut self.under_way {
+                if !earlier.answer.look(context) {
+                    break;
+                }
+            }
             Poll::Ready(())
         })
         .await;
