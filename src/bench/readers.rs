@@ -11,10 +11,15 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Pace, load, pause, scrape::Times};
+use super::{
+    Pace,
+    fill::{fill, room},
+    load, pause,
+    scrape::Times,
+};
 use crate::{
     child::Daemon,
-    client::{Client, StreamOptions},
+    client::Client,
     sandbox::{Database, Sandbox, SandboxOptions},
 };
 
@@ -105,7 +110,7 @@ pub async fn readers(options: ReadersOptions) -> anyhow::Result<ReadersReport> {
     let postgres = postgres.context("start a private Postgres")?;
     let database = Database::connect(&postgres.url()).await?;
     database.run(&format!("{}; {}", load::SCHEMA, filling(options.rows))).await.context("make the table")?;
-    let daemon = Daemon::start(&postgres.url()).await?;
+    let daemon = Daemon::start_with(&postgres.url(), room()).await?;
     let bench = Bench { url: postgres.url(), database, daemon, options };
     let report = bench.phases().await;
     bench.daemon.stop().await?;
@@ -154,7 +159,7 @@ impl Bench {
     async fn phase(&self, rows: u64) -> anyhow::Result<PhaseReport> {
         if rows > 0 {
             pause(self.client()).await?;
-            self.save(rows).await?;
+            fill(&self.daemon.address(), rows, |key| load::save(key, key)).await?;
         }
         let (before, written) = (Times::scrape(&self.daemon).await?, self.lane().await?.rows_written);
         let start = Instant::now();
@@ -189,18 +194,6 @@ impl Bench {
     async fn lane(&self) -> anyhow::Result<crate::proto::LaneStatus> {
         let mut status = self.client().status().await.context("read the daemon's status")?;
         status.lanes.pop().context("the daemon has a lane")
-    }
-
-    async fn save(&self, rows: u64) -> anyhow::Result<()> {
-        let stream = self.client().save_stream_with(StreamOptions { unacknowledged_max: 4_000, ..StreamOptions::default() });
-        for key in 0..rows {
-            stream.send(load::save(key, key).into()).await.context("fill the backlog")?;
-        }
-        let finished = stream.finish().await.context("fill the backlog")?;
-        match finished.not_saved.into_iter().next() {
-            Some(not_saved) => Err(not_saved.error).context("fill the backlog"),
-            None => Ok(()),
-        }
     }
 
     async fn read(&self, start: Instant, end: Instant) -> anyhow::Result<Reading> {
