@@ -22,8 +22,10 @@ mod load;
 mod memory;
 mod outage;
 mod pace;
+mod readers;
 mod recover;
 mod rounds;
+mod scrape;
 mod target;
 mod waits;
 
@@ -31,6 +33,7 @@ pub use drain::{DrainOptions, DrainReport, drain};
 pub use load::Poison;
 pub use memory::{MemoryOptions, MemoryReport, memory};
 pub use outage::{OutageOptions, OutageReport, outage};
+pub use readers::{ReadersOptions, ReadersReport, readers};
 pub use recover::{RecoverOptions, RecoverReport, recover};
 pub use waits::{WaitsOptions, WaitsReport, waits};
 

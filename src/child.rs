@@ -78,6 +78,11 @@ impl Daemon {
         self.start.grpc.clone()
     }
 
+    /// Where its metrics are.
+    pub(crate) fn http(&self) -> &str {
+        &self.start.http
+    }
+
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }

@@ -24,6 +24,7 @@ mod pending;
 mod plan;
 mod rebuild;
 mod room;
+mod row_rate;
 mod status;
 mod target;
 
@@ -37,5 +38,6 @@ pub use lane::{End, Lane, LaneParts, Settle};
 pub use lane_backlog::{BacklogSummary, Cursor, LaneBacklog, Pin};
 pub use meet::Ownership;
 pub use pending::{BacklogReader, Pending, PendingError};
+pub use row_rate::RowRate;
 pub use status::{FailedNote, Halt, LaneState, LaneStatus, LastError};
 pub use target::{Log, LogError, Target, What, Work};

@@ -3,9 +3,12 @@
 //! Taking room never waits: at the limit the caller is refused, with the limit's name and how full it is. Limits on waits
 //! are no matter of this registry: they end by themselves, and nothing is used of them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use crate::settings::Settings;
@@ -17,10 +20,12 @@ pub enum LimitKind {
     Amount,
     /// The size of one thing, of which there may be many: `used` is the largest since the start that was let through. It is
     /// above `max` where what can't be divided goes beyond: one call's saves in a group, the last group of a segment, an
-    /// atomic batch in a generation.
+    /// atomic batch in a generation; and where what is to come is not known, as how long a statement will take.
     Size,
     /// What must be left: `used` is what there is now, and the limit is met once that is below `max`.
     Reserve,
+    /// So much a second: `used` is what the last second had. What more there is waits; 0 is no limit.
+    Rate,
 }
 
 /// One named limit and what is used of it. Cheap to share: clone the `Arc`.
@@ -182,6 +187,30 @@ impl Drop for Permit {
     }
 }
 
+/// What a setting allows, as a number.
+trait Amount {
+    fn amount(self) -> u64;
+}
+
+/// In milliseconds.
+impl Amount for Duration {
+    fn amount(self) -> u64 {
+        u64::try_from(self.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+macro_rules! counts {
+    ($($count:ty),*) => {
+        $(impl Amount for $count {
+            fn amount(self) -> u64 {
+                self.into()
+            }
+        })*
+    };
+}
+
+counts!(u16, u32, u64);
+
 macro_rules! limits {
     ($($(#[$doc:meta])* $field:ident: $kind:ident of $section:ident.$key:ident;)*) => {
         /// Every limit of the settings.
@@ -197,7 +226,7 @@ macro_rules! limits {
                     $($field: Limit::new(
                         LimitKind::$kind,
                         concat!(stringify!($section), ".", stringify!($key)),
-                        settings.$section.$key.into(),
+                        Amount::amount(settings.$section.$key),
                     ),)*
                 }
             }
@@ -252,10 +281,12 @@ limits! {
     backlog_bytes: Amount of backlog.bytes_max;
     /// Objects of what is accepted and not in Postgres.
     backlog_objects: Amount of backlog.objects_max;
-    /// Rows of one statement.
-    statement_rows: Size of drain.statement_rows;
+    /// How long one statement is to take, in milliseconds. Rows are counted by it, so one may take longer.
+    statement_target: Size of drain.statement_target;
     /// Objects of one generation; beyond it another begins, unless an atomic batch goes on there.
     generation_objects: Size of drain.generation_objects_max;
+    /// Rows that all lanes together write; read when somebody looks.
+    rows_per_second: Rate of drain.rows_per_second_max;
     /// Connections to Postgres beside the lanes' own; read when somebody looks.
     readers: Amount of postgres.readers;
     /// Open rows of `forebay.failed_save`.
@@ -297,8 +328,10 @@ mod tests {
 
     #[test]
     fn every_count_and_size_of_the_settings_is_a_limit() {
-        // A part of a wait, and how much of what is over is remembered: nothing is refused at either.
-        const NO_LIMITS: [&str; 2] = ["postgres.keepalive_count", "failed.closed_kept"];
+        // A part of a wait, how much of what is over is remembered, and where something begins that adapts: nothing is refused.
+        const NO_LIMITS: [&str; 3] = ["postgres.keepalive_count", "failed.closed_kept", "drain.statement_rows"];
+        // It says how large statements become.
+        const SIZE_IN_TIME: &str = "drain.statement_target";
         let limits = Limits::new(&Settings::default());
         let file: toml::Table = include_str!("../config/forebay.toml").parse().expect("TOML");
         let mut amounts = Vec::new();
@@ -311,7 +344,7 @@ mod tests {
             }
         }
         amounts.retain(|name| !NO_LIMITS.contains(&name.as_str()));
-        let mut known: Vec<_> = limits.all().map(Limit::name).collect();
+        let mut known: Vec<_> = limits.all().map(Limit::name).filter(|&name| name != SIZE_IN_TIME).collect();
         known.sort_unstable();
         amounts.sort_unstable();
         assert_eq!(known, amounts);

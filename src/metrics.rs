@@ -54,6 +54,7 @@ struct Lane {
     name: String,
     transactions: [Counter; TransactionResult::ALL.len()],
     transaction_seconds: Histogram,
+    statement_seconds: Histogram,
 }
 
 struct Collection {
@@ -165,6 +166,13 @@ impl Metrics {
         lane.transaction_seconds.record(elapsed);
     }
 
+    /// A statement of a committed transaction took so long.
+    pub fn statement_ended(&self, lane: usize, took: Duration) {
+        if let Some(lane) = self.0.lanes.get(lane) {
+            lane.statement_seconds.record(took);
+        }
+    }
+
     /// A generation was committed so long after its oldest save was accepted.
     pub fn generation_persisted(&self, oldest_age: Duration) {
         self.0.handles.persist_seconds.record(oldest_age);
@@ -236,6 +244,7 @@ impl Lane {
             transactions: TransactionResult::ALL
                 .map(|result| counter!(families::TRANSACTIONS, "lane" => lane.clone(), "result" => result.label())),
             transaction_seconds: histogram!(families::TRANSACTION_SECONDS, "lane" => lane.clone()),
+            statement_seconds: histogram!(families::STATEMENT_SECONDS, "lane" => lane.clone()),
             name: lane,
         }
     }

@@ -38,6 +38,7 @@ mod rows;
 mod schema;
 mod session;
 mod sqlstate;
+mod statement_rows;
 mod statements;
 mod suspect;
 mod writer;
@@ -56,6 +57,7 @@ pub use rows::{KeyRange, LaneRow, PageSize, Rows, RowsError, StoredRow, TableSiz
 pub use schema::schema_sql;
 pub use session::Server;
 pub use sqlstate::Action;
+pub use statement_rows::StatementRows;
 pub use writer::{ApplyError, RowsWritten, Work, Writer, Written};
 
 use self::{lease::Lease, reading::Reading, session::Session, sqlstate::Phase};

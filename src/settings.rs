@@ -148,10 +148,14 @@ pub struct BacklogSettings {
 /// The drain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrainSettings {
-    /// Rows per statement at the start; adapts in later versions.
+    /// Rows per statement at the start; then as many as take `statement_target`.
     pub statement_rows: u64,
+    /// How long a statement is to take.
+    pub statement_target: Duration,
     /// Objects of one generation.
     pub generation_objects_max: u64,
+    /// Rows a second that all lanes together write at the most; 0 is none.
+    pub rows_per_second_max: u64,
     /// First wait after an error that passes.
     pub retry_wait_min: Duration,
     /// Longest wait after an error that passes; full jitter.
@@ -333,13 +337,23 @@ impl Settings {
     }
 }
 
+/// For limits that are changed while the daemon runs.
 impl Settings {
-    /// Whether a key that holds a count may hold this one: for limits that are changed while the daemon runs.
+    /// Whether a key that holds a count may hold this one.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn check_number(name: &str, number: u64) -> Result<(), String> {
-        keys::check_number(name, number)
+        let number = i64::try_from(number).map_err(|_| format!("{number} is too large"))?;
+        keys::check(name, &kinds::Raw::Integer(number))
+    }
+
+    /// Whether a key that holds a duration may hold so many milliseconds.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_milliseconds(name: &str, milliseconds: u64) -> Result<(), String> {
+        keys::check(name, &kinds::Raw::Text(format!("{milliseconds} ms")))
     }
 }
 

@@ -53,7 +53,7 @@ pub enum LaneState {
     Connecting,
     /// Nothing to write.
     Idle,
-    /// Gathering saves for the coalescing window.
+    /// Gathering saves, for the coalescing window or until the rate of rows lets it write.
     Gathering,
     /// Writing a generation.
     Applying,
@@ -76,7 +76,7 @@ pub struct LaneStatus {
     pub name: String,
     /// What it does.
     pub state: LaneState,
-    /// Why it is paused, halted or retrying; else empty.
+    /// Why it is paused, halted or retrying, or gathers for longer than its window; else empty.
     pub reason: String,
     /// What would help a halted lane; else empty.
     pub remedy: String,
@@ -96,6 +96,8 @@ pub struct LaneStatus {
     pub rows_written: u64,
     /// Transactions committed in this run.
     pub transactions: u64,
+    /// Rows of its next full statement.
+    pub statement_rows: u64,
 }
 
 /// The backlog of one collection.

@@ -9,6 +9,7 @@ mod disks;
 mod equivalence;
 mod fail_stop;
 mod failed_saves;
+mod gentle;
 mod hosts;
 mod keys;
 mod kills;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use forebay::{
-    bench::{self, DrainOptions, Load, MemoryOptions, Mode, OutageOptions, Poison, RecoverOptions, SaveOptions, WaitsOptions},
+    bench::{
+        self, DrainOptions, Load, MemoryOptions, Mode, OutageOptions, Poison, ReadersOptions, RecoverOptions, SaveOptions, WaitsOptions,
+    },
     exit::{Exit, Failure, OrExit},
 };
 use serde::Serialize;
@@ -32,6 +34,8 @@ enum Command {
     Outage(OutageArgs),
     /// What an object of the backlog takes of memory beyond its key and body.
     Memory(MemoryArgs),
+    /// What those who read the same table directly notice of the drain: at full speed, held to a rate, into a slow Postgres.
+    Readers(ReadersArgs),
 }
 
 #[derive(Args)]
@@ -127,6 +131,22 @@ struct MemoryArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct ReadersArgs {
+    /// Rows of the table, all of which are saved before each drain begins.
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
+    rows: u64,
+    /// Rows a second of the drain that is held to a rate.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    rows_per_second: u64,
+    /// How long to read at the most, each time.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Print the result as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Save(arguments) => {
@@ -153,6 +173,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         Command::Memory(MemoryArgs { objects, json }) => {
             let report = run_to_end(bench::memory(MemoryOptions { objects }), "bench")?;
+            print(json, &report, &report.text())
+        }
+        Command::Readers(ReadersArgs { rows, rows_per_second, seconds, json }) => {
+            let options = ReadersOptions { rows, rows_per_second, time: Duration::from_secs(seconds) };
+            let report = run_to_end(bench::readers(options), "bench")?;
             print(json, &report, &report.text())
         }
     }

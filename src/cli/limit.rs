@@ -5,7 +5,8 @@ use forebay::exit::{Exit, Failure};
 
 use super::daemon::DaemonArguments;
 
-/// Changes a limit of the running daemon, until its next start: `failed.saves_max` or `grpc.calls_in_flight_max`.
+/// Changes a limit of the running daemon, until its next start: `failed.saves_max`, `grpc.calls_in_flight_max`,
+/// `drain.rows_per_second_max` (0 is none) or `drain.statement_target` (in milliseconds).
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The setting.

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use forebay::{
     exit::{Exit, Failure},
-    proto::{EndpointStatus, FailedSave, LaneState, LaneStatus, LimitKind, Status},
+    proto::{EndpointStatus, FailedSave, LaneState, LaneStatus, LimitKind, LimitStatus, Status},
 };
 
 use super::daemon::DaemonArguments;
@@ -72,7 +72,8 @@ impl Page<'_> {
         let oldest = lane.oldest_accept_time.map_or_else(String::new, |oldest| format!(", the oldest {} old", self.since(oldest.seconds)));
         let (objects, saves, bytes) = (lane.backlog_objects, lane.backlog_saves, Size(lane.backlog_bytes));
         writeln!(f, "  backlog   {objects} objects of {saves} saves, {bytes}{oldest}")?;
-        writeln!(f, "  written   {} rows in {} transactions of this run", lane.rows_written, lane.transactions)
+        writeln!(f, "  written   {} rows in {} transactions of this run", lane.rows_written, lane.transactions)?;
+        writeln!(f, "  now       {} rows a statement", lane.statement_rows)
     }
 
     fn collections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,11 +88,13 @@ impl Page<'_> {
     /// Limits of which nothing is used say nothing; free space is told with the journal.
     fn limits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.limits_of(f, LimitKind::Amount, "limits in use")?;
+        self.limits_of(f, LimitKind::Rate, "in the last second")?;
         self.limits_of(f, LimitKind::Size, "largest since the start")
     }
 
     fn limits_of(&self, f: &mut fmt::Formatter<'_>, kind: LimitKind, title: &str) -> fmt::Result {
-        let used: Vec<_> = self.status.limits.iter().filter(|limit| limit.kind() == kind && limit.used > 0).collect();
+        let is_used = |limit: &&LimitStatus| limit.used > 0 && (limit.max > 0 || kind != LimitKind::Rate);
+        let used: Vec<_> = self.status.limits.iter().filter(|limit| limit.kind() == kind).filter(is_used).collect();
         if used.is_empty() {
             return Ok(());
         }
@@ -195,7 +198,7 @@ impl fmt::Display for Age {
 
 #[cfg(test)]
 mod tests {
-    use forebay::proto::{CollectionStatus, Failure, JournalStatus, LimitStatus};
+    use forebay::proto::{CollectionStatus, Failure, JournalStatus};
 
     use super::*;
 
@@ -224,6 +227,7 @@ mod tests {
                 limit("backlog.bytes_max", LimitKind::Amount, 1 << 30, 1 << 29),
                 limit("grpc.save_streams_max", LimitKind::Amount, 9, 0),
                 limit("journal.group_saves_max", LimitKind::Size, 4_096, 1_024),
+                limit("drain.rows_per_second_max", LimitKind::Rate, 5_000, 4_000),
                 limit("journal.free_bytes_min", LimitKind::Reserve, 1 << 30, 5 << 30),
             ],
             endpoints: vec![EndpointStatus {
@@ -259,6 +263,7 @@ mod tests {
             "2 objects of 9 saves",
             "players  2 objects, 700 B",
             "limits in use\n  backlog.bytes_max  512.0 MiB of 1.0 GiB (50 %)\n",
+            "in the last second\n  drain.rows_per_second_max  4000 of 5000 (80 %)\n",
             "largest since the start\n  journal.group_saves_max  1024 of 4096 (25 %)\n",
             "endpoint shop: 3 callbacks pending, disabled",
             "5 delivered, 2 failed attempts, 0 given up",

@@ -13,7 +13,7 @@ use super::{callbacks::Callbacks, catalog::SharedCollections, failed::FailedSave
 use crate::{
     backlog::Footprint,
     collections::Collections,
-    drain::{LaneHandle, LaneState, NotFlushed},
+    drain::{LaneHandle, LaneState, NotFlushed, RowRate},
     failed::{FailedFilter, FailedPage, FailedQuery},
     grpc::{Control, FailedStanding, FlushError, Resume, SettleError},
     journal::Monitor,
@@ -30,6 +30,7 @@ pub(super) struct Controls {
     pub(super) postgres: Postgres,
     pub(super) lanes: Vec<LaneHandle>,
     pub(super) limits: Limits,
+    pub(super) row_rate: RowRate,
     pub(super) journal: Monitor,
     pub(super) tickets: Tickets,
     pub(super) outcomes: Outcomes,
@@ -61,6 +62,7 @@ impl Controls {
     /// Every limit as it is now.
     pub(super) fn limits(&self) -> impl Iterator<Item = &Limit> {
         self.limits.readers.set_used(self.postgres.readers() as u64);
+        self.row_rate.measure(Instant::now());
         self.limits.all()
     }
 }
@@ -251,6 +253,7 @@ fn lane_status(lane: &LaneHandle) -> LaneStatus {
         pause_ends_at: None,
         rows_written: seen.counts.rows,
         transactions: seen.counts.transactions,
+        statement_rows: seen.statement_rows,
     };
     match seen.state {
         LaneState::Paused { reason, until } => {
@@ -261,6 +264,7 @@ fn lane_status(lane: &LaneHandle) -> LaneStatus {
             shown.reason = halt.reason;
             shown.remedy = halt.remedy.into();
         }
+        LaneState::Waiting { for_rate: true, .. } => shown.reason = "drain.rows_per_second_max lets it write no more for now".to_owned(),
         LaneState::Retrying { .. } => shown.reason = seen.last_error.map(|error| error.message).unwrap_or_default(),
         _ => {}
     }

@@ -17,7 +17,7 @@ use super::{
     target::LaneTarget,
 };
 use crate::{
-    drain::{End, Lane, LaneBacklog, LaneHandle, LaneParts, Ownership},
+    drain::{End, Lane, LaneBacklog, LaneHandle, LaneParts, Ownership, RowRate},
     journal::{Ledger, LedgerError, Monitor, Reader},
     limits::Limits,
     outcomes::Superseded,
@@ -33,6 +33,7 @@ const TOKENS_MAX: usize = 4_096;
 pub(super) struct LaneMaker<'a> {
     pub(super) settings: &'a Settings,
     pub(super) limits: &'a Limits,
+    pub(super) row_rate: &'a RowRate,
     pub(super) postgres: &'a Postgres,
     pub(super) journal: Uuid,
     pub(super) ledger: &'a Ledger,
@@ -101,6 +102,8 @@ impl LaneMaker<'_> {
             drain: self.settings.drain.clone(),
             backlog: backlog.clone(),
             failed_saves: Arc::clone(&self.limits.failed_saves),
+            statement_target: Arc::clone(&self.limits.statement_target),
+            row_rate: self.row_rate.clone(),
             target: LaneTarget {
                 postgres: self.postgres.clone(),
                 collections: self.collections.clone(),
@@ -116,7 +119,7 @@ impl LaneMaker<'_> {
                 writer: None,
                 met: false,
                 observer,
-                statement_rows: Arc::clone(&self.limits.statement_rows),
+                statement_target: Arc::clone(&self.limits.statement_target),
                 failed_saves: Arc::clone(&self.limits.failed_saves),
                 log: log.clone(),
             },

@@ -34,7 +34,7 @@ impl Observer {
         };
         self.0.transaction_ended(usize::from(lane.0), result, elapsed);
         match ended {
-            Ok(_) => {}
+            Ok(written) => written.statement_times.iter().for_each(|&took| self.0.statement_ended(usize::from(lane.0), took)),
             Err(ApplyError::Catalog) => self.0.drain_retried(RetryReason::CatalogChanged),
             Err(ApplyError::Fence) => self.0.drain_retried(RetryReason::PositionMoved),
             Err(ApplyError::InDoubt(_)) => self.0.drain_retried(RetryReason::Connection),
@@ -147,7 +147,7 @@ pub(super) fn observation(controls: &Arc<Controls>, health: &Health) -> Observat
     let lanes = controls.lanes.iter().map(|lane| {
         let seen = lane.status();
         let oldest_age = seen.backlog.oldest_accepted_at.and_then(|at| SystemTime::now().duration_since(at).ok());
-        LaneObservation { state: lane_state(state(&seen.state)), oldest_age }
+        LaneObservation { state: lane_state(state(&seen.state)), oldest_age, statement_rows: seen.statement_rows }
     });
     let lanes: Vec<_> = lanes.collect();
     Observation {
@@ -185,6 +185,7 @@ fn limit(limit: &Limit) -> LimitObservation {
         limits::LimitKind::Amount => LimitKind::Amount,
         limits::LimitKind::Size => LimitKind::Size,
         limits::LimitKind::Reserve => LimitKind::Reserve,
+        limits::LimitKind::Rate => LimitKind::Rate,
     };
     LimitObservation { kind, name: limit.name(), max: limit.max(), used: limit.used() }
 }

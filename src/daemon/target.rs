@@ -44,8 +44,8 @@ pub(super) struct LaneTarget {
     /// Whether Postgres has been asked what only a first contact asks.
     pub(super) met: bool,
     pub(super) observer: Observer,
-    /// `drain.statement_rows`
-    pub(super) statement_rows: Arc<Limit>,
+    /// `drain.statement_target`
+    pub(super) statement_target: Arc<Limit>,
     /// `failed.saves_max`
     pub(super) failed_saves: Arc<Limit>,
     pub(super) superseded: Arc<Superseded>,
@@ -138,7 +138,7 @@ impl Target for LaneTarget {
         };
         let closes = generation.map_or_else(|| FailedSaves::closes_given_up(given_up), |generation| self.failed.closes(generation));
         let Work { after, through, .. } = work;
-        let statement_rows = usize::try_from(work.statement_rows).unwrap_or(usize::MAX);
+        let statement_rows = work.statement_rows;
         let log = self.log.clone();
         let aside = LaneAside {
             log: &log,
@@ -170,7 +170,8 @@ impl Target for LaneTarget {
             self.failed.settled(&failed, &written.closed, &self.backlog);
             written.superseded.iter().for_each(|(&collection, saves)| self.superseded.note(self.lane_id, collection, saves));
             self.observer.settled(generation, &failed, written);
-            self.statement_rows.saw(written.statement_rows);
+            let longest = written.statement_times.iter().max().map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+            self.statement_target.saw(longest);
         }
         applied
     }

@@ -11,7 +11,7 @@ use super::{
     lane::Lane,
     meet::Meeting,
     plan::{Gap, Hand, HandWork, Settled, Stood},
-    rebuild::{PAGE_BYTES_MAX, Rebuild},
+    rebuild::{Most, PAGE_BYTES_MAX, Rebuild},
     status::{FailedNote, LastError},
     target::{Log, LogError, Target},
 };
@@ -104,11 +104,11 @@ impl<T: Target, L: Log> Lane<T, L> {
         Ok(())
     }
 
-    pub(super) fn seal(&mut self) {
+    pub(super) fn seal(&mut self, allowed: u64) {
         let reaches = self.target.reaches();
         self.backlog.know(&reaches);
         if let Some((generation, room)) = self.backlog.seal() {
-            let surplus = self.plan.sealed(generation, room, &reaches);
+            let surplus = self.plan.sealed(generation, room, &reaches, allowed);
             drop_aside(surplus);
             // All of it may be in Postgres already: then nothing else will say that it is settled.
             if !self.plan.has_work() {
@@ -118,7 +118,7 @@ impl<T: Target, L: Log> Lane<T, L> {
     }
 
     /// What is in hand has waited for Postgres to come back: it takes along what came meanwhile.
-    pub(super) async fn extend(&mut self) {
+    pub(super) async fn extend(&mut self, allowed: u64) {
         let sealed = self.backlog.seal();
         let Some((earlier, later, room)) = self.plan.begin_extension(sealed) else { return };
         let objects = earlier.footprint.objects + later.footprint.objects;
@@ -135,7 +135,7 @@ impl<T: Target, L: Log> Lane<T, L> {
             false => together(),
         };
         refolding.done(&folded);
-        self.plan.extended(folded, room);
+        self.plan.extended(folded, room, allowed);
     }
 
     pub(super) fn move_up(&mut self) {
@@ -153,23 +153,23 @@ impl<T: Target, L: Log> Lane<T, L> {
         self.plan.skip_gap(gap, self.target.reaches());
     }
 
-    pub(super) async fn fold(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(), String> {
+    pub(super) async fn fold(&mut self, after: Sequence, through: Sequence, most: Most) -> Result<(), String> {
         let began = Instant::now();
-        match self.rebuild(after, through, saves_max).await {
+        match self.rebuild(after, through, most).await {
             Ok((generation, single)) => {
                 self.events.rebuilt(&generation, began.elapsed());
                 let generation = Arc::new(generation);
                 self.backlog.refolded(&generation);
                 let room = self.backlog.take_anyway(self.plan.room_missing(&generation));
-                self.plan.folded(generation, single, room);
+                self.plan.folded(generation, single, room, most.objects);
                 Ok(())
             }
             Err(error) => self.cannot_read(error),
         }
     }
 
-    async fn rebuild(&mut self, after: Sequence, through: Sequence, saves_max: u64) -> Result<(Generation, bool), LogError> {
-        let mut rebuild = Rebuild::new(after, through, self.target.reaches(), saves_max, self.generation_objects_max);
+    async fn rebuild(&mut self, after: Sequence, through: Sequence, most: Most) -> Result<(Generation, bool), LogError> {
+        let mut rebuild = Rebuild::new(after, through, self.target.reaches(), most);
         while let Some(read) = rebuild.reads_after() {
             rebuild.take(self.log.read(read, through, rebuild.page_bytes()).await?)?;
         }
@@ -210,9 +210,12 @@ impl<T: Target, L: Log> Lane<T, L> {
 
     pub(super) async fn apply(&mut self) {
         let began = Instant::now();
+        if !self.row_rate.begin(self.id, self.plan.rows_in_hand(), began) {
+            return;
+        }
         match self.target.apply(self.plan.work()).await {
             Ok(written) => {
-                let (settled, over) = self.plan.applied(written.failed.len());
+                let (settled, over) = self.plan.applied(&written);
                 self.record(settled, &written, began.elapsed());
                 self.go_on(over);
                 self.publish();

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,8 @@ pub(super) struct Shared {
     state: watch::Sender<LaneState>,
     /// Why a Flush can't wait, but for a pause, which is in `control`. Apart from `state`, which changes with every transaction and would wake all who wait.
     pub(super) stuck: watch::Sender<Option<NotFlushed>>,
+    /// Rows of the next statement.
+    pub(super) statement_rows: AtomicU64,
     recent: Mutex<Recent>,
 }
 
@@ -85,6 +90,7 @@ impl LaneHandle {
             confirmed: watch::Sender::default(),
             state: watch::Sender::default(),
             stuck: watch::Sender::default(),
+            statement_rows: AtomicU64::default(),
             recent: Mutex::default(),
         }))
     }
@@ -190,6 +196,7 @@ impl LaneHandle {
             last_error,
             failed,
             counts: self.0.events.counts(),
+            statement_rows: self.0.statement_rows.load(Relaxed),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The loop of a lane: decide, act, record.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -9,11 +12,13 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
+    aside::drop_aside,
     events::Events,
     handle::{Control, LaneHandle},
     lane_backlog::LaneBacklog,
     meet::Ownership,
     plan::{Plan, Seen, Step},
+    row_rate::RowRate,
     status::LaneState,
     target::{Log, Target},
 };
@@ -43,6 +48,10 @@ pub struct LaneParts<T, L> {
     pub backlog: LaneBacklog,
     /// `failed.saves_max`
     pub failed_saves: Arc<Limit>,
+    /// `drain.statement_target`
+    pub statement_target: Arc<Limit>,
+    /// `drain.rows_per_second_max`, of all lanes together.
+    pub row_rate: RowRate,
     /// Postgres.
     pub target: T,
     /// The journal.
@@ -70,9 +79,10 @@ pub enum End {
 pub struct Lane<T, L> {
     pub(super) plan: Plan,
     pub(super) id: LaneId,
-    pub(super) generation_objects_max: u64,
     pub(super) backlog: LaneBacklog,
     pub(super) failed_saves: Arc<Limit>,
+    statement_target: Arc<Limit>,
+    pub(super) row_rate: RowRate,
     pub(super) target: T,
     pub(super) log: L,
     pub(super) settle: Settle,
@@ -89,11 +99,12 @@ impl<T: Target, L: Log> Lane<T, L> {
         let position = parts.backlog.after();
         let handle = LaneHandle::new(id, name, parts.backlog.clone(), events.clone(), position);
         let lane = Self {
-            generation_objects_max: drain.generation_objects_max,
             plan: Plan::new(parts.ownership, drain, window, position),
             id,
             backlog: parts.backlog,
             failed_saves: parts.failed_saves,
+            statement_target: parts.statement_target,
+            row_rate: parts.row_rate,
             target: parts.target,
             log: parts.log,
             settle: parts.settle,
@@ -133,9 +144,11 @@ impl<T: Target, L: Log> Lane<T, L> {
         // Held until the decision shows: whoever asks for something sees a state that comes either before or of it.
         let control = self.control.borrow_and_update();
         self.plan.hear(&control, now);
-        let seen = Seen { now, control: &control, backlog: self.backlog.view() };
+        self.plan.aim(Duration::from_millis(self.statement_target.max()));
+        let seen = Seen { now, control: &control, backlog: self.backlog.view(), allowance: self.row_rate.allows(self.id, now) };
         let step = self.plan.next(seen);
         self.handle.show(self.plan.state(&step, seen));
+        self.handle.0.statement_rows.store(self.plan.statement_rows(), Relaxed);
         step
     }
 
@@ -145,14 +158,16 @@ impl<T: Target, L: Log> Lane<T, L> {
             Step::Contact => self.contact().await,
             Step::Claim(row) => self.claim(row).await,
             Step::Refresh => self.refresh().await,
-            Step::Seal => self.seal(),
-            Step::Extend => self.extend().await,
+            Step::Seal(allowed) => self.seal(allowed),
+            Step::Extend(allowed) => self.extend(allowed).await,
             Step::MoveUp => self.move_up(),
             Step::SkipGap(gap) => self.skip_gap(gap).await,
-            Step::Fold { after, through, saves_max } => return self.fold(after, through, saves_max).await,
+            Step::PutBack => drop_aside(self.plan.put_back()),
+            Step::Fold { after, through, most } => return self.fold(after, through, most).await,
             Step::Condemn { after, through } => return self.condemn(after, through).await,
             Step::Apply => self.apply().await,
             Step::Rest(until) => self.rest(until).await,
+            Step::Hold(until) => self.rest(Some(until)).await,
             Step::End => {}
         }
         Ok(())

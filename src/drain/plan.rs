@@ -16,12 +16,14 @@ use super::{
     judge::Tries,
     lane_backlog::View,
     meet::Ownership,
+    rebuild::Most,
     room::Room,
+    row_rate::Allowance,
     status::{Halt, LaneState},
 };
 use crate::{
     backlog::Generation,
-    postgres::{Failure, PositionRow},
+    postgres::{Failure, PositionRow, StatementRows},
     save::{Accepted, CollectionId, Sequence},
     settings::DrainSettings,
 };
@@ -41,6 +43,8 @@ pub(super) struct Plan {
     /// Up to where there is work, nearest last.
     bounds: Vec<Bound>,
     hand: Option<Hand>,
+    /// So many objects were allowed when what is in hand was folded; there are more only where they can't be divided.
+    hand_objects_max: u64,
     /// The save or batch before the nearest bound is to become a failed save, for this reason.
     condemned: Option<Failure>,
     /// A generation takes no more saves: half of what was refused last, doubled with every one that is taken.
@@ -61,8 +65,8 @@ pub(super) struct Plan {
     trouble: Option<Trouble>,
     /// The catalog is to be read before anything is applied.
     refresh: bool,
-    /// Rows of one statement: fewer while Postgres has a hard time.
-    statement_rows: u64,
+    /// Rows of one statement.
+    statement_rows: StatementRows,
     probes: u64,
     resumes: u64,
     fails: u64,
@@ -172,28 +176,29 @@ pub(super) enum Step {
     Claim(Option<PositionRow>),
     /// Read the catalog.
     Refresh,
-    /// Take a generation out of the backlog.
-    Seal,
-    /// Take another one out and fold it into what is in hand.
-    Extend,
+    /// Take a generation out of the backlog; one that has more objects than this is folded again by parts.
+    Seal(u64),
+    /// Take another one out and fold it into what is in hand, which was allowed so many objects.
+    Extend(u64),
+    /// What is in hand has become too much for one transaction: it is folded again by parts.
+    PutBack,
     /// Nothing waits: move the position up to what other lanes have been given.
     MoveUp,
     /// Move the position over what is given up.
     SkipGap(Gap),
-    /// Fold the journal from the position to the nearest bound, so many saves at the most.
-    Fold { after: Sequence, through: Sequence, saves_max: u64 },
+    /// Fold the journal from the position to the nearest bound, so much at the most.
+    Fold { after: Sequence, through: Sequence, most: Most },
     /// Read the condemned saves from the journal.
     Condemn { after: Sequence, through: Sequence },
     /// Apply what is in hand.
     Apply,
     /// Wait for a change, or until then.
     Rest(Option<Instant>),
+    /// There is work; the rate of rows allows it from then on.
+    Hold(Instant),
     /// The lane ends: it is told to, or fenced.
     End,
 }
-
-/// Statements grow back by this part of their usual size with every commit: slowly, because what made them shrink may last.
-const GROWTH: u64 = 32;
 
 /// After a row at fault so many generations are written carefully: where there was one there are often more.
 const CAREFUL_FOR: u32 = 16;
@@ -204,6 +209,15 @@ pub(super) struct Seen<'a> {
     pub(super) now: Instant,
     pub(super) control: &'a Control,
     pub(super) backlog: View,
+    pub(super) allowance: Allowance,
+}
+
+impl Step {
+    /// Whether it leads to a transaction: Postgres is there, and may commit it at any moment.
+    fn is_work(&self) -> bool {
+        use Step::{Apply, Condemn, Extend, Fold, PutBack, Seal, SkipGap};
+        matches!(self, Seal(_) | Extend(_) | PutBack | SkipGap(_) | Fold { .. } | Condemn { .. } | Apply)
+    }
 }
 
 /// What the position row turned out to say.
@@ -230,13 +244,14 @@ impl Plan {
     pub(super) fn new(ownership: Ownership, settings: DrainSettings, window: Duration, position: Sequence) -> Self {
         Self {
             ownership,
-            statement_rows: settings.statement_rows,
+            statement_rows: StatementRows::new(settings.statement_rows, settings.statement_target),
             settings,
             window,
             position,
             contact: Contact::Unread,
             bounds: Vec::new(),
             hand: None,
+            hand_objects_max: 0,
             condemned: None,
             saves_max: u64::MAX,
             search: None,
@@ -276,13 +291,21 @@ impl Plan {
             Contact::Unread | Contact::Fenced(_) => Step::Contact,
             Contact::Unclaimed(row) => Step::Claim(row),
             Contact::Made if self.refresh => Step::Refresh,
-            Contact::Made => self.next_work(seen),
+            Contact::Made => match self.next_work(seen) {
+                step if step.is_work() && seen.allowance.from > seen.now => Step::Hold(seen.allowance.from),
+                step => step,
+            },
         }
     }
 
     fn next_work(&self, seen: Seen<'_>) -> Step {
+        let (allowed, objects_max) = (seen.allowance.objects_max, self.objects_max(seen));
         if self.hand.is_some() {
-            return if self.may_extend(seen.backlog) { Step::Extend } else { Step::Apply };
+            return match () {
+                () if self.is_too_much(allowed) => Step::PutBack,
+                () if self.may_extend(seen.backlog, objects_max) => Step::Extend(allowed),
+                () => Step::Apply,
+            };
         }
         if let Some(&Bound { through, .. }) = self.bounds.last() {
             let after = self.position;
@@ -291,12 +314,12 @@ impl Plan {
             }
             return match self.condemned {
                 Some(_) => Step::Condemn { after, through },
-                None => Step::Fold { after, through, saves_max: self.saves_max() },
+                None => Step::Fold { after, through, most: Most { saves: self.saves_max(), objects: objects_max } },
             };
         }
         match self.window_end(seen) {
-            _ if seen.backlog.full => Step::Seal,
-            Some(end) if end <= seen.now => Step::Seal,
+            _ if seen.backlog.full => Step::Seal(allowed),
+            Some(end) if end <= seen.now => Step::Seal(allowed),
             Some(end) => Step::Rest(Some(end)),
             None if seen.control.stop.is_some() => Step::Rest(None),
             None if seen.backlog.moves_up.is_some_and(|at| at <= seen.now) => Step::MoveUp,
@@ -309,10 +332,26 @@ impl Plan {
         self.search.map_or(self.saves_max, |search| (search.saves / 2).max(1))
     }
 
+    /// How many objects are folded for one transaction.
+    ///
+    /// A rate cuts a generation by sequence, as a refusal does: so every commit still is a point of the save order (P4), and no
+    /// transaction holds locks for longer than writing what a second allows. Pauses between the statements of a large one would
+    /// keep its locks for minutes. The price: parts are folded each by itself, so objects that are saved again and again are
+    /// written more often.
+    fn objects_max(&self, seen: Seen<'_>) -> u64 {
+        self.settings.generation_objects_max.min(seen.allowance.objects_max)
+    }
+
+    /// Whether what is in hand was folded when more was allowed.
+    fn is_too_much(&self, allowed: u64) -> bool {
+        let Some(Hand { work: HandWork::Generation { generation, single: false, .. }, .. }) = &self.hand else { return false };
+        self.hand_objects_max > allowed && generation.footprint.objects > allowed
+    }
+
     /// Whether what came while Postgres was away may go with what is in hand: the longer it was away, the better the folding.
-    fn may_extend(&self, backlog: View) -> bool {
+    fn may_extend(&self, backlog: View, objects_max: u64) -> bool {
         let Some(Hand { work: HandWork::Generation { generation, .. }, .. }) = &self.hand else { return false };
-        let fits = generation.footprint.objects + backlog.objects <= self.settings.generation_objects_max;
+        let fits = generation.footprint.objects + backlog.objects <= objects_max;
         self.waited && self.bounds.len() == 1 && !backlog.full && backlog.since.is_some() && fits
     }
 
@@ -326,7 +365,9 @@ impl Plan {
     fn stops(&self, seen: Seen<'_>) -> bool {
         let Some(deadline) = seen.control.stop else { return false };
         let left = self.hand.is_some() || !self.bounds.is_empty() || seen.backlog.pending();
-        !left || self.is_away() || self.halt().is_some() || seen.now >= deadline || self.paused(seen).is_some()
+        // What the rate allows only after that is left, too.
+        let deadline_passes = seen.now.max(seen.allowance.from) >= deadline;
+        !left || self.is_away() || self.halt().is_some() || deadline_passes || self.paused(seen).is_some()
     }
 
     /// Whether Postgres was asked for and did not come; a first contact under way is no such thing.
@@ -352,18 +393,17 @@ impl Plan {
         if let Some(halt) = self.halt() {
             return LaneState::Halted(halt.clone());
         }
-        let works = matches!(step, Step::Seal | Step::Extend | Step::SkipGap(_) | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply);
-        // A try that is under way is work like any other: Postgres is there, and may commit it at any moment.
-        if let Some(trouble) = self.trouble.as_ref().filter(|_| !works) {
-            return LaneState::Retrying { attempt: self.contact_tries.all.max(self.work_tries.all), next: trouble.until };
+        // A try that is under way is work like any other.
+        if let Some(trouble) = self.trouble.as_ref().filter(|_| !step.is_work()) {
+            let next = trouble.until.max(seen.allowance.from);
+            return LaneState::Retrying { attempt: self.contact_tries.all.max(self.work_tries.all), next };
         }
         match step {
-            Step::Rest(Some(until)) if seen.backlog.pending() => LaneState::Waiting { until: *until },
+            Step::Hold(until) => LaneState::Waiting { until: *until, for_rate: true },
+            Step::Rest(Some(until)) if seen.backlog.pending() => LaneState::Waiting { until: *until, for_rate: false },
             Step::Rest(_) | Step::MoveUp => LaneState::Idle,
-            Step::Contact | Step::Claim(_) | Step::Refresh | Step::End => LaneState::Connecting,
-            Step::Seal | Step::Extend | Step::SkipGap(_) | Step::Fold { .. } | Step::Condemn { .. } | Step::Apply => {
-                LaneState::Applying { through: self.bounds.last().map_or(self.position, |bound| bound.through) }
-            }
+            Step::Contact | Step::Claim(_) | Step::Refresh => LaneState::Connecting,
+            _ => LaneState::Applying { through: self.bounds.last().map_or(self.position, |bound| bound.through) },
         }
     }
 

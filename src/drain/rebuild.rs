@@ -27,10 +27,7 @@ pub(super) struct Rebuild {
     generation: Generation,
     /// Never beyond this bound.
     through: Sequence,
-    /// As many saves at the most, but at least one save or one batch.
-    saves_max: u64,
-    /// Ends after the save or batch that brings so many objects.
-    objects_max: u64,
+    most: Most,
     /// The saves of a batch up to its last one.
     unit: Vec<Accepted>,
     /// The first batch, as long as there is no more: alone it is executed as it was sent, save by save.
@@ -41,15 +38,25 @@ pub(super) struct Rebuild {
     ended: bool,
 }
 
+/// How much is folded at the most, but at least one save or one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Most {
+    /// As many saves.
+    pub(super) saves: u64,
+    /// It ends after the save or batch that brings so many objects.
+    pub(super) objects: u64,
+}
+
 impl Rebuild {
-    pub(super) fn new(after: Sequence, through: Sequence, reaches: Arc<Reaches>, saves_max: u64, objects_max: u64) -> Self {
+    pub(super) fn new(after: Sequence, through: Sequence, reaches: Arc<Reaches>, most: Most) -> Self {
         let generation = Generation::empty(after, reaches);
-        Self { generation, through, saves_max, objects_max, unit: Vec::new(), first: Vec::new(), units: 0, seen: after, ended: false }
+        Self { generation, through, most, unit: Vec::new(), first: Vec::new(), units: 0, seen: after, ended: false }
     }
 
-    /// How much to read next: a search for a save at fault wants few at a time, and reading is what it spends most on.
+    /// How much to read next: a search for a save at fault wants few at a time, as a rate of rows does, and reading is what they
+    /// spend most on.
     pub(super) fn page_bytes(&self) -> u64 {
-        page_bytes(self.saves_max)
+        page_bytes(self.most.saves.min(self.most.objects))
     }
 
     /// Where to read on; `None` when it is done.
@@ -102,7 +109,7 @@ impl Rebuild {
     }
 
     fn take_unit(&mut self) {
-        if self.units > 0 && self.generation.saves + self.unit.len() as u64 > self.saves_max {
+        if self.units > 0 && self.generation.saves + self.unit.len() as u64 > self.most.saves {
             self.ended = true;
             return;
         }
@@ -114,7 +121,7 @@ impl Rebuild {
             self.generation.fold_in(accepted);
         }
         self.units += 1;
-        self.ended = self.generation.footprint.objects >= self.objects_max;
+        self.ended = self.generation.footprint.objects >= self.most.objects;
     }
 }
 
@@ -124,6 +131,8 @@ mod tests {
 
     use super::*;
     use crate::save::{Change, CollectionId, ColumnSet, Key, LaneId, Save};
+
+    const ALL: Most = Most { saves: u64::MAX, objects: 99 };
 
     fn saves(batches: &[u32]) -> Vec<Accepted> {
         let left = batches.iter().flat_map(|&length| (0..length).rev());
@@ -148,9 +157,9 @@ mod tests {
         }
     }
 
-    fn rebuilt(batches: &[u32], saves_max: u64, objects_max: u64) -> (u64, u64, bool) {
-        let all = saves(batches);
-        let mut rebuild = Rebuild::new(Sequence::ZERO, all[all.len() - 1].sequence, Arc::default(), saves_max, objects_max);
+    fn rebuilt(batches: &[u32], saves: u64, objects: u64) -> (u64, u64, bool) {
+        let all = super::tests::saves(batches);
+        let mut rebuild = Rebuild::new(Sequence::ZERO, all[all.len() - 1].sequence, Arc::default(), Most { saves, objects });
         while let Some(after) = rebuild.reads_after() {
             let page = all.iter().filter(|accepted| accepted.sequence > after).take(3).cloned().collect();
             rebuild.take(page).expect("saves");
@@ -172,8 +181,8 @@ mod tests {
     #[test]
     fn a_batch_alone_is_executed_save_by_save() {
         let parts = |batches: &[u32], saves_max| {
-            let all = saves(batches);
-            let mut rebuild = Rebuild::new(Sequence::ZERO, all[all.len() - 1].sequence, Arc::default(), saves_max, 99);
+            let (all, most) = (saves(batches), Most { saves: saves_max, objects: 99 });
+            let mut rebuild = Rebuild::new(Sequence::ZERO, all[all.len() - 1].sequence, Arc::default(), most);
             rebuild.take(all).expect("saves");
             rebuild.finish().expect("whole batches").0.parts.len()
         };
@@ -189,12 +198,12 @@ mod tests {
     #[test]
     fn a_bound_behind_the_lanes_last_save_is_reached_by_a_generation_of_nothing() {
         let (last, bound) = (Sequence::from_u64(2), Sequence::from_u64(5));
-        let mut rebuild = Rebuild::new(Sequence::ZERO, bound, Arc::default(), u64::MAX, 99);
+        let mut rebuild = Rebuild::new(Sequence::ZERO, bound, Arc::default(), ALL);
         rebuild.take(saves(&[1, 1])).expect("saves");
         rebuild.take(Vec::new()).expect("no more");
         let (generation, single) = rebuild.finish().expect("two saves");
         assert_eq!((generation.saves, generation.through, single), (2, last, false));
-        let mut rest = Rebuild::new(last, bound, Arc::default(), u64::MAX, 99);
+        let mut rest = Rebuild::new(last, bound, Arc::default(), ALL);
         rest.take(Vec::new()).expect("nothing");
         let (generation, _) = rest.finish().expect("nothing");
         assert_eq!((generation.saves, generation.after, generation.through), (0, last, bound));
@@ -202,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_missing_end_of_a_batch_is_an_error_and_never_skipped() {
-        let mut rebuild = Rebuild::new(Sequence::ZERO, Sequence::from_u64(5), Arc::default(), u64::MAX, 99);
+        let mut rebuild = Rebuild::new(Sequence::ZERO, Sequence::from_u64(5), Arc::default(), ALL);
         let mut torn = saves(&[1, 3]);
         torn.pop();
         rebuild.take(torn).expect("saves");

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{BacklogSummary, Counts, End, Lane, LaneBacklog, LaneHandle, LaneParts, LaneState, NotFlushed};
+use super::{BacklogSummary, Counts, End, Lane, LaneBacklog, LaneHandle, LaneParts, LaneState, NotFlushed, Ownership, RowRate};
 use crate::{
     limits::Limits,
     save::{Accepted, LaneId, Sequence},
@@ -21,6 +21,7 @@ use crate::{
 mod acts;
 mod idle;
 mod journal;
+mod pacing;
 mod reads;
 mod refusals;
 mod server;
@@ -60,18 +61,24 @@ impl Life {
     fn start_set(world: &World, window: Duration, hint: Sequence, limits: Limits, take_over: bool, drain: DrainSettings) -> Self {
         let ownership = world.start(take_over);
         let generation_objects_max = world.chance().u64(2..12);
-        let backlog = LaneBacklog::new(generation_objects_max, hint, Arc::clone(&world.lock().reaches), &limits);
+        Self::start_as(world, window, hint, limits, ownership, DrainSettings { generation_objects_max, ..drain })
+    }
+
+    fn start_as(world: &World, window: Duration, hint: Sequence, limits: Limits, ownership: Ownership, drain: DrainSettings) -> Self {
+        let backlog = LaneBacklog::new(drain.generation_objects_max, hint, Arc::clone(&world.lock().reaches), &limits);
         backlog.recover(world.journal_after(hint));
         let noting = world.clone();
         let (lane, handle) = Lane::new(LaneParts {
             id: LaneId(0),
             name: "default".into(),
             window,
-            drain: DrainSettings { generation_objects_max, ..drain },
+            drain,
             target: world.target(ownership.owner, Arc::clone(&limits.failed_saves)),
             ownership,
             backlog,
             failed_saves: Arc::clone(&limits.failed_saves),
+            statement_target: Arc::clone(&limits.statement_target),
+            row_rate: RowRate::new(Arc::clone(&limits.rows_per_second)),
             log: world.log(),
             settle: Box::new(move |_, position| noting.note(position)),
         });

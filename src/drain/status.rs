@@ -21,8 +21,10 @@ pub enum LaneState {
     Idle,
     /// Saves gather until then.
     Waiting {
-        /// The end of the window.
+        /// The end of the window, or when the rate lets it write again.
         until: Instant,
+        /// The rate it is.
+        for_rate: bool,
     },
     /// A generation is being folded or written.
     Applying {
@@ -114,6 +116,8 @@ pub struct LaneStatus {
     pub failed: Vec<FailedNote>,
     /// What it did since the start.
     pub counts: Counts,
+    /// Rows of its next full statement.
+    pub statement_rows: u64,
 }
 
 impl LaneState {

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 use crate::{
     backlog::Generation,
     collections::Reaches,
-    postgres::{ApplyError, Failure, PositionRow, Written},
+    postgres::{ApplyError, Failure, PositionRow, StatementRows, Written},
     save::{Accepted, Sequence},
 };
 
@@ -76,8 +76,8 @@ pub struct Work<'a> {
     pub through: Sequence,
     /// What it writes.
     pub what: What<'a>,
-    /// Rows of one statement.
-    pub statement_rows: u64,
+    /// Rows of one statement, to begin with.
+    pub statement_rows: StatementRows,
     /// Take rows out that are refused for a fault of their own.
     pub careful: bool,
 }

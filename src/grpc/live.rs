@@ -7,6 +7,9 @@ use tonic::Status;
 use super::{door::Door, errors, show, validate::quoted, violations::Violations};
 use crate::{limits::Limit, proto::*, settings::Settings};
 
+/// Whether a setting may have this value.
+type Check = fn(&str, u64) -> Result<(), String>;
+
 impl Door {
     /// Changes limits, all or none. They are as the settings say again after the next start.
     pub(super) fn set_limits(&self, changes: &[LimitChange]) -> Result<SetLimitsResponse, Status> {
@@ -34,12 +37,17 @@ impl Door {
     }
 
     fn live_limit(&self, LimitChange { name, max }: &LimitChange) -> Result<&Arc<Limit>, (&'static str, String)> {
-        let live = [&self.limits.failed_saves, &self.limits.calls_in_flight];
-        let Some(limit) = live.into_iter().find(|limit| limit.name() == name) else {
-            let names = live.map(|limit| limit.name()).join(", ");
+        let live: [(_, Check); 4] = [
+            (&self.limits.failed_saves, Settings::check_number),
+            (&self.limits.calls_in_flight, Settings::check_number),
+            (&self.limits.rows_per_second, Settings::check_number),
+            (&self.limits.statement_target, Settings::check_milliseconds),
+        ];
+        let Some((limit, check)) = live.into_iter().find(|(limit, _)| limit.name() == name) else {
+            let names = live.map(|(limit, _)| limit.name()).join(", ");
             return Err(("name", format!("is {}, which can't be changed while the daemon runs: live are {names}", quoted(name))));
         };
-        Settings::check_number(limit.name(), *max).map_err(|why| ("max", format!("is no {name}: {why}")))?;
+        check(limit.name(), *max).map_err(|why| ("max", format!("is no {name}: {why}")))?;
         Ok(limit)
     }
 }

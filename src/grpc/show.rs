@@ -109,6 +109,7 @@ fn lane(shown: LaneStatus) -> proto::LaneStatus {
         pause_end_time: shown.pause_ends_at.map(SystemTime::into),
         rows_written: shown.rows_written,
         transactions: shown.transactions,
+        statement_rows: shown.statement_rows,
     }
 }
 
@@ -131,6 +132,7 @@ pub(super) fn limit(shown: LimitStatus) -> proto::LimitStatus {
         LimitKind::Amount => proto::LimitKind::Amount,
         LimitKind::Size => proto::LimitKind::Size,
         LimitKind::Reserve => proto::LimitKind::Reserve,
+        LimitKind::Rate => proto::LimitKind::Rate,
     };
     proto::LimitStatus { name: shown.name.to_owned(), max: shown.max, used: shown.used, kind: kind.into() }
 }

@@ -28,6 +28,9 @@ const SYNC_SECONDS_BUCKETS: &[f64] =
     &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 /// From one row to `postgres.statement_timeout` and what follows it.
 const TRANSACTION_SECONDS_BUCKETS: &[f64] = &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Around `drain.statement_target`.
+const STATEMENT_SECONDS_BUCKETS: &[f64] =
+    &[0.001, 0.002_5, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// From the shortest window to an outage of a night.
 const PERSIST_SECONDS_BUCKETS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0];
@@ -52,6 +55,8 @@ families! {
     ROWS_WRITTEN = "forebay_rows_written_total": Counter, Count, "Rows written to Postgres, by what was done to them.";
     TRANSACTIONS = "forebay_transactions_total": Counter, Count, "Writing transactions, by how they ended.";
     TRANSACTION_SECONDS = "forebay_transaction_seconds": Histogram(TRANSACTION_SECONDS_BUCKETS), Seconds, "From begin to the end of a writing transaction.";
+    STATEMENT_SECONDS = "forebay_statement_seconds": Histogram(STATEMENT_SECONDS_BUCKETS), Seconds, "What Postgres took for each statement of committed transactions; to be held against drain.statement_target.";
+    STATEMENT_ROWS = "forebay_statement_rows": Gauge, Count, "Rows of a lane's next full statement, so that it takes drain.statement_target.";
     DRAIN_RETRIES = "forebay_drain_retries_total": Counter, Count, "Generations tried again, by reason.";
     ACKNOWLEDGE_SECONDS = "forebay_acknowledge_seconds": Histogram(ACKNOWLEDGE_SECONDS_BUCKETS), Seconds, "From a call's arrival (in a stream: a message's) until its saves are durable, whatever else it waits for.";
     PERSIST_SECONDS = "forebay_persist_seconds": Histogram(PERSIST_SECONDS_BUCKETS), Seconds, "From the acceptance of a generation's oldest save to its commit in Postgres.";
@@ -74,7 +79,7 @@ families! {
     POSTGRES_UP = "forebay_postgres_up": Gauge, Count, "Whether Postgres answered when it was last asked.";
     POSTGRES_CONNECTIONS = "forebay_postgres_connections": Gauge, Count, "Open connections to Postgres.";
     LIMIT = "forebay_limit": Gauge, Count, "What a limit allows (of a reserve: what must be left), by the name of its setting.";
-    LIMIT_USED = "forebay_limit_used": Gauge, Count, "What is used of a limit: of an amount, what is in use; of the size of one thing, the largest since the start; of a reserve, what is left.";
+    LIMIT_USED = "forebay_limit_used": Gauge, Count, "What is used of a limit: of an amount, what is in use; of the size of one thing, the largest since the start; of a reserve, what is left; of a rate, what the last second had.";
     PAUSED = "forebay_paused": Gauge, Count, "Whether an operator holds the drain of a lane.";
     READY = "forebay_ready": Gauge, Count, "Whether saves are accepted: recovered and not stopping.";
     RECOVERY_SECONDS = "forebay_recovery_seconds": Gauge, Seconds, "How long the last start took from opening the journal to accepting saves.";

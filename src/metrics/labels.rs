@@ -146,6 +146,8 @@ labels! {
         Size = "size",
         /// What must be left: what there is now.
         Reserve = "reserve",
+        /// So much a second: what the last second had.
+        Rate = "rate",
     }
 
     /// What a lane does, as in the status.

@@ -64,6 +64,8 @@ pub struct LaneObservation {
     pub state: LaneState,
     /// Age of its oldest save that is not in Postgres yet.
     pub oldest_age: Option<Duration>,
+    /// Rows of its next statement.
+    pub statement_rows: u64,
 }
 
 /// An endpoint.
@@ -132,6 +134,7 @@ impl LaneObservation {
     fn record(&self, name: &str) {
         let age = self.oldest_age.unwrap_or_default().as_secs_f64();
         gauge!(families::BACKLOG_OLDEST_AGE, "lane" => name.to_owned()).set(age);
+        gauge!(families::STATEMENT_ROWS, "lane" => name.to_owned()).set(number(self.statement_rows));
         for state in LaneState::ALL {
             gauge!(families::LANE_STATE, "lane" => name.to_owned(), "state" => state.label()).set(flag(state == self.state));
         }

@@ -12,7 +12,7 @@ fn observation() -> Observation {
         ready: true,
         limits: vec![LimitObservation { kind: LimitKind::Amount, name: "backlog.bytes_max", max: 1_024, used: 7 }],
         collections: vec![CollectionObservation { backlog_objects: 3, backlog_bytes: 99, failed_saves: 1 }],
-        lanes: vec![LaneObservation { state: LaneState::Gathering, oldest_age: Some(Duration::from_millis(1_500)) }],
+        lanes: vec![LaneObservation { state: LaneState::Gathering, oldest_age: Some(Duration::from_millis(1_500)), statement_rows: 420 }],
         endpoints: vec![EndpointObservation {
             name: "shop".to_owned(),
             pending: 2,
@@ -83,6 +83,7 @@ fn what_happened_is_counted_where_it_happened() {
     metrics.drain_retried(RetryReason::Conflict);
     metrics.acknowledged(Rpc::Save, Duration::from_micros(600));
     metrics.group_synced(17, Duration::from_micros(300));
+    metrics.statement_ended(0, Duration::from_millis(45));
     metrics.recovered(Duration::from_millis(250));
     metrics.call_started(Rpc::Flush);
 
@@ -105,6 +106,8 @@ fn what_happened_is_counted_where_it_happened() {
         "forebay_backlog_oldest_age_seconds{lane=\"default\"} 1.5",
         "forebay_lane_state{lane=\"default\",state=\"gathering\"} 1",
         "forebay_lane_state{lane=\"default\",state=\"halted\"} 0",
+        "forebay_statement_rows{lane=\"default\"} 420",
+        "forebay_statement_seconds_bucket{lane=\"default\",le=\"0.05\"} 1",
         "forebay_limit{name=\"backlog.bytes_max\",kind=\"amount\"} 1024",
         "forebay_limit_used{name=\"backlog.bytes_max\",kind=\"amount\"} 7",
         "forebay_ready 1",

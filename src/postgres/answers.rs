@@ -47,16 +47,20 @@ pub(super) fn array(array: super::array::TextArray) -> Param {
     (Box::new(array), Type::TEXT_ARRAY)
 }
 
-pub(super) async fn send_step<'g>(
-    flight: &mut Flight<'_, Meaning<'g>>,
-    step: &Step<'g>,
-    rows_max: usize,
-    written: &mut Written,
-) -> Result<(), ApplyError> {
+/// Full statements of which Postgres has not answered the first: it never waits for the next one, and a size that turns out
+/// wrong is soon another.
+const STATEMENTS_AHEAD: u64 = 3;
+
+pub(super) async fn send_step<'g>(flight: &mut Flight<'_, Meaning<'g>>, step: &Step<'g>, written: &mut Written) -> Result<(), ApplyError> {
     let statement = step.statement();
-    for portion in step.portions(rows_max) {
+    let mut rest = &step.rows[..];
+    while let Some((portion, others)) = Step::portion(rest, written.statement_rows.get()) {
         make_room(flight, Step::bytes(portion), written).await?;
         send_portion(flight, step, &statement, portion).await?;
+        while rows_under_way(flight) >= written.statement_rows.get() * STATEMENTS_AHEAD {
+            land_one(flight, written).await?;
+        }
+        rest = others;
     }
     Ok(())
 }
@@ -83,6 +87,11 @@ pub(super) async fn send_portion<'g>(
     };
     flight.send_typed(meaning, statement, bytes, params).await;
     Ok(())
+}
+
+fn rows_under_way(flight: &Flight<'_, Meaning<'_>>) -> u64 {
+    let rows = |meaning: &Meaning<'_>| if let Meaning::Rows { sent, .. } = meaning { *sent } else { 0 };
+    flight.under_way().map(rows).sum()
 }
 
 /// Bounds what is under way: a generation may hold a million rows.
@@ -135,8 +144,8 @@ pub(super) fn hold_against(meaning: Meaning<'_>, answer: &Answer, written: &mut 
                 let action = if guards.is_empty() { swallowed.action } else { Action::RetryThenHalve };
                 return Err(Failure { action, ..swallowed }.into());
             }
-            written.statements += 1;
-            written.statement_rows = written.statement_rows.max(sent);
+            written.statement_times.push(answer.took);
+            written.statement_rows.took(sent, answer.took);
             written.collections.entry(collection).or_default().add(operation, first, second);
             let superseded = answer.superseded.iter().filter_map(|&n| guards.get(usize::try_from(n).ok()?.checked_sub(1)?));
             written.supersede(collection, superseded.flat_map(|guard| guard.saves()));

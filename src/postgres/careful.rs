@@ -51,16 +51,17 @@ pub struct TakenOut {
 /// So many rows are taken out of one transaction; with more, something is wrong that isn't single rows.
 const TAKEN_OUT_MAX: usize = 1_000;
 /// Rows of one statement, as a part of what it usually has: a row at fault costs its statement again.
-const STATEMENT_PART: usize = 2;
+const STATEMENT_PART: u64 = 2;
 
 impl Writer {
     /// Writes what of a generation can be written; tells the saves that can't and what is closed by those that can.
     pub(super) async fn write_carefully(&self, work: &Work<'_>, generation: &Generation, aside: &dyn Aside) -> Result<Written, ApplyError> {
-        let (mut written, mut taken) = (Written::default(), Vec::new());
-        let rows_max = (work.statement_rows / STATEMENT_PART).max(1);
+        let (mut written, mut taken) = (Written::sized(work.statement_rows), Vec::new());
         for step in plan::steps(work.collections, generation)? {
-            for portion in step.portions(rows_max) {
+            let mut rest = &step.rows[..];
+            while let Some((portion, others)) = Step::portion(rest, written.statement_rows.get() / STATEMENT_PART) {
                 self.write_portion(generation, &step, portion, &mut written, &mut taken).await?;
+                rest = others;
             }
         }
         let saves = if taken.is_empty() { Vec::new() } else { aside.saves(&taken).await? };

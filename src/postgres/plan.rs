@@ -191,20 +191,16 @@ impl<'g> Step<'g> {
         rows.iter().map(Row::bytes).sum()
     }
 
-    /// Its rows in portions for one statement each.
-    pub(super) fn portions(&self, rows_max: usize) -> impl Iterator<Item = &[Row<'g>]> {
-        let mut rest = &self.rows[..];
-        std::iter::from_fn(move || {
-            let mut bytes = 0;
-            let fits = |row: &&Row<'_>| {
-                bytes += row.bytes();
-                bytes <= Self::STATEMENT_BYTES_MAX
-            };
-            let count = rest.iter().take(rows_max).take_while(fits).count().max(1).min(rest.len());
-            let (portion, others) = rest.split_at(count);
-            rest = others;
-            (!portion.is_empty()).then_some(portion)
-        })
+    /// The first of these rows, as many as one statement takes, and the others; `None` if there are none.
+    pub(super) fn portion<'r>(rows: &'r [Row<'g>], rows_max: u64) -> Option<(&'r [Row<'g>], &'r [Row<'g>])> {
+        let rows_max = usize::try_from(rows_max).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let fits = |row: &&Row<'_>| {
+            bytes += row.bytes();
+            bytes <= Self::STATEMENT_BYTES_MAX
+        };
+        let count = rows.iter().take(rows_max).take_while(fits).count().max(1);
+        rows.split_at_checked(count)
     }
 
     /// The parameters of one portion, one array a column.

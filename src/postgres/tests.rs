@@ -36,6 +36,11 @@ mod writing;
 static SANDBOX: LazyLock<Sandbox> =
     LazyLock::new(|| Sandbox::create(SandboxOptions { fsync: false, ..SandboxOptions::default() }).expect("a private Postgres"));
 
+/// So few rows a statement that no time makes them fewer, and none is short enough to make them more.
+const fn steady(rows: u64) -> StatementRows {
+    StatementRows::new(rows, Duration::ZERO)
+}
+
 /// A database of its own, with `sql` run in it.
 struct Fixture {
     database: Database,
@@ -159,7 +164,7 @@ impl Lane<'_> {
         self.apply_in_portions(entries, 2).await
     }
 
-    async fn apply_in_portions(&mut self, entries: &[Entry<'_>], statement_rows: usize) -> Result<RowsWritten, ApplyError> {
+    async fn apply_in_portions(&mut self, entries: &[Entry<'_>], rows: u64) -> Result<RowsWritten, ApplyError> {
         let generation = self.generation(entries);
         let work = Work {
             collections: &self.collections,
@@ -168,7 +173,7 @@ impl Lane<'_> {
             generation: Some(&generation),
             failed: &[],
             closes: &[],
-            statement_rows,
+            statement_rows: steady(rows),
             aside: None,
         };
         let written = self.writer.apply(&work).await?;
@@ -237,7 +242,7 @@ impl Lane<'_> {
             generation: Some(generation),
             failed: &[],
             closes: &[],
-            statement_rows: 3,
+            statement_rows: steady(3),
             aside: None,
         };
         let written = self.writer.apply(&work).await?;

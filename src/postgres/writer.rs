@@ -4,13 +4,13 @@
 //! and nothing is committed unless every answer was as expected. COMMIT and the position row read after it travel together: the row, not the tag,
 //! says whether it happened (P3).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{
-    Action, Aside, FailedSave, Failure, PositionRow,
+    Action, Aside, FailedSave, Failure, PositionRow, StatementRows,
     answers::{Meaning, Param, array, land_all, make_room, send_step, text},
     failed_saves, fingerprint,
     flight::{Answer, Flight, Refusal},
@@ -44,8 +44,8 @@ pub struct Work<'a> {
     pub failed: &'a [FailedSave],
     /// Failed saves that are retried or overtaken by this transaction.
     pub closes: &'a [Close],
-    /// Rows of one statement.
-    pub statement_rows: usize,
+    /// Rows of one statement, to begin with.
+    pub statement_rows: StatementRows,
     /// Take rows out that are refused for a fault of their own; their saves are there. `None`: such a row refuses all.
     pub aside: Option<&'a dyn Aside>,
 }
@@ -63,10 +63,10 @@ pub struct Written {
     pub closed: Vec<Close>,
     /// Rows by collection.
     pub collections: BTreeMap<CollectionId, RowsWritten>,
-    /// Statements that wrote them.
-    pub statements: u64,
-    /// The most rows that one of them had.
-    pub statement_rows: u64,
+    /// How long each statement took that wrote them.
+    pub statement_times: Vec<Duration>,
+    /// Rows of the next one, by that.
+    pub statement_rows: StatementRows,
 }
 
 /// Rows of one collection.
@@ -83,6 +83,11 @@ pub struct RowsWritten {
 }
 
 impl Written {
+    /// Nothing yet; statements begin with so many rows.
+    pub(super) fn sized(statement_rows: StatementRows) -> Self {
+        Self { statement_rows, ..Self::default() }
+    }
+
     /// These saves had no effect.
     pub(super) fn supersede(&mut self, collection: CollectionId, saves: impl Iterator<Item = Sequence>) {
         saves.for_each(|save| self.superseded.entry(collection).or_default().push(save));
@@ -139,7 +144,7 @@ impl Writer {
         &self.lease
     }
 
-    pub(super) fn call_timeout(&self) -> std::time::Duration {
+    pub(super) fn call_timeout(&self) -> Duration {
         self.session.call_timeout()
     }
 
@@ -253,7 +258,7 @@ impl Writer {
     }
 
     async fn fly(&self, work: &Work<'_>) -> Result<Written, ApplyError> {
-        let mut written = Written::default();
+        let mut written = Written::sized(work.statement_rows);
         let mut flight = Flight::new(&self.lease, self.session.call_timeout());
         flight.send_simple(Meaning::Done, self.session.begin_writing()).await;
         flight.send_typed(Meaning::Fence, position::FENCE, 0, self.row_params(work.after)).await;
@@ -268,17 +273,18 @@ impl Writer {
             }
             (Some(generation), None) => {
                 for step in &plan::steps(work.collections, generation)? {
-                    send_step(&mut flight, step, work.statement_rows.max(1), &mut written).await?;
+                    send_step(&mut flight, step, &mut written).await?;
                 }
                 written.supersede_stale(generation, &[]);
                 written.closed = work.closes.to_vec();
             }
             (None, _) => written.closed = work.closes.to_vec(),
         }
-        for saves in failed.chunks(work.statement_rows.max(1)) {
+        let rows_max = usize::try_from(work.statement_rows.get()).unwrap_or(usize::MAX);
+        for saves in failed.chunks(rows_max) {
             self.send_failed(&mut flight, saves, &mut written).await?;
         }
-        for closes in written.closed.clone().chunks(work.statement_rows.max(1)) {
+        for closes in written.closed.clone().chunks(rows_max) {
             self.send_closes(&mut flight, closes, &mut written).await?;
         }
         if let Some(generation) = work.generation {

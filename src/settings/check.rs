@@ -30,7 +30,7 @@ pub(super) fn together(settings: &Settings, unread: &BTreeSet<&str>) -> Vec<Prob
 }
 
 /// Pairs of which the first may not be above the second, and why.
-fn at_most(settings: &Settings) -> [(Valued, Valued, &'static str); 13] {
+fn at_most(settings: &Settings) -> [(Valued, Valued, &'static str); 14] {
     let Settings { grpc, journal, backlog, drain, postgres, stop, .. } = settings;
     let message = number("grpc.message_bytes_max", grpc.message_bytes_max);
     let inbox = number("journal.inbox_bytes_max", journal.inbox_bytes_max);
@@ -54,6 +54,11 @@ fn at_most(settings: &Settings) -> [(Valued, Valued, &'static str); 13] {
         (time("drain.retry_wait_min", drain.retry_wait_min), time("drain.retry_wait_max", drain.retry_wait_max), "it is the shortest wait"),
         (
             time("postgres.lock_timeout", postgres.lock_timeout),
+            time("postgres.statement_timeout", postgres.statement_timeout),
+            "the statement would time out first",
+        ),
+        (
+            time("drain.statement_target", drain.statement_target),
             time("postgres.statement_timeout", postgres.statement_timeout),
             "the statement would time out first",
         ),

@@ -49,7 +49,9 @@ impl Default for Settings {
             backlog: BacklogSettings { bytes_max: GIB, objects_max: 2_000_000 },
             drain: DrainSettings {
                 statement_rows: 1_000,
+                statement_target: Duration::from_millis(50),
                 generation_objects_max: 1_000_000,
+                rows_per_second_max: 0,
                 retry_wait_min: Duration::from_millis(100),
                 retry_wait_max: seconds(10),
                 halt_wait: seconds(600),

@@ -87,7 +87,9 @@ pub(super) const KEYS: &[Key] = keys! {
     backlog.bytes_max: Bytes(64 * KIB..=1_024 * GIB);
     backlog.objects_max: Count(1..=1_000_000_000);
     drain.statement_rows: Count(100..=10_000);
+    drain.statement_target: Time(MILLISECOND..=10 * SECOND);
     drain.generation_objects_max: Count(1..=100_000_000);
+    drain.rows_per_second_max: Count(0..=100_000_000);
     drain.retry_wait_min: Time(MILLISECOND..=10 * MINUTE);
     drain.retry_wait_max: Time(MILLISECOND..=HOUR);
     drain.halt_wait: Time(Duration::ZERO..=30 * DAY);
@@ -147,11 +149,10 @@ const ON_REWIND: [(&str, OnRewind); 2] = [("reapply", OnRewind::Reapply), ("halt
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const MODES: [(&str, Mode); 2] = [("upsert", Mode::Upsert), ("append", Mode::Append)];
 
-/// Whether a key that holds a count may hold this one.
-pub(super) fn check_number(name: &str, number: u64) -> Result<(), String> {
+/// Whether a key may hold this value.
+pub(super) fn check(name: &str, value: &Raw) -> Result<(), String> {
     let key = KEYS.iter().find(|key| key.name == name).ok_or_else(|| format!("there is no setting {name}"))?;
-    let number = i64::try_from(number).map_err(|_| format!("{number} is too large"))?;
-    (key.set)(&mut Settings::default(), &Raw::Integer(number))
+    (key.set)(&mut Settings::default(), value)
 }
 
 /// The section of `section.key`.

@@ -99,8 +99,8 @@ fn unknown_keys_are_refused_with_origin_and_nearest_key() {
             "FOREBAY__JOURNAL__DIR: journal.dir: there is no such key; journal has journal.directory, journal.bytes_max, \
              journal.free_bytes_min, journal.segment_bytes, journal.group_bytes_max, journal.group_saves_max, journal.inbox_bytes_max, \
              journal.retention, journal.retention_bytes_max, journal.sync_warn, journal.sync_timeout",
-            "--set: drain.rows: there is no such key; drain has drain.statement_rows, drain.generation_objects_max, \
-             drain.retry_wait_min, drain.retry_wait_max, drain.halt_wait, drain.relational_retry, drain.on_rewind",
+            "--set: drain.rows: there is no such key; drain has drain.statement_rows, drain.statement_target, \
+             drain.generation_objects_max, drain.rows_per_second_max, drain.retry_wait_min, drain.retry_wait_max, drain.halt_wait, drain.relational_retry, drain.on_rewind",
         ]
     );
 }

@@ -128,9 +128,9 @@ async fn segments_are_limited_and_so_are_those_that_are_drained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn generations_and_statements_are_limited_and_the_rest_follows_in_the_next() {
+async fn generations_are_limited_and_the_rest_follows_in_the_next() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
-    let setup = Setup::new(journal.path(), &database.url()).set("drain.generation_objects_max", "250").set("drain.statement_rows", "100");
+    let setup = Setup::new(journal.path(), &database.url()).set("drain.generation_objects_max", "250");
     let daemon = setup.start().await;
     let mut client = daemon.client().await;
     pause(&daemon).await;
@@ -142,7 +142,6 @@ async fn generations_and_statements_are_limited_and_the_rest_follows_in_the_next
     let sizes = database.rows("select count(*) from players group by xmin::text order by 1").await;
     assert_eq!(sizes, crate::support::database_rows([[Some("100")], [Some("250")], [Some("250")]]));
     at_limit(&daemon, "drain.generation_objects_max").await;
-    at_limit(&daemon, "drain.statement_rows").await;
     daemon.stop().await;
 }
 

@@ -31,7 +31,7 @@ use crate::{
         rewinds::Rewinds,
         watch::Watches,
     },
-    drain::{End, LaneBacklog},
+    drain::{End, LaneBacklog, RowRate},
     exit::{Exit, Failure, OrExit},
     grpc::{RequestIds, Streams},
     journal::{self, Journal, Ledger, LedgerError, Running},
@@ -177,7 +177,8 @@ impl Recovered {
     /// Starts the lanes and what goes on beside them.
     pub(super) async fn start(self, settings: &Settings, take_over: bool) -> Result<Core, Failure> {
         let mut lanes = JoinSet::new();
-        let started_lanes = self.start_lanes(settings, take_over, &mut lanes).await?;
+        let row_rate = RowRate::new(Arc::clone(&self.limits.rows_per_second));
+        let started_lanes = self.start_lanes(settings, &row_rate, take_over, &mut lanes).await?;
         let Self { limits, layout, observer, postgres, collections, journal, callbacks, streams, request_ids, .. } = self;
         let Known { tickets, failed, gaps, rewinds, superseded } = self.known;
         let (handles, owners): (Vec<_>, Vec<_>) = started_lanes.iter().map(|lane| (lane.handle.clone(), lane.owner)).unzip();
@@ -201,6 +202,7 @@ impl Recovered {
             postgres,
             lanes: handles,
             limits: limits.clone(),
+            row_rate,
             journal: journal.monitor(),
             tickets,
             outcomes,
@@ -227,12 +229,19 @@ impl Recovered {
         })
     }
 
-    async fn start_lanes(&self, settings: &Settings, take_over: bool, tasks: &mut JoinSet<End>) -> Result<Vec<Started>, Failure> {
+    async fn start_lanes(
+        &self,
+        settings: &Settings,
+        row_rate: &RowRate,
+        take_over: bool,
+        tasks: &mut JoinSet<End>,
+    ) -> Result<Vec<Started>, Failure> {
         let ledger = self.journal.ledger();
         let handover = Handover::new(self.layout.clone(), self.postgres.clone(), ledger.clone(), self.journal_id, take_over);
         let maker = LaneMaker {
             settings,
             limits: &self.limits,
+            row_rate,
             postgres: &self.postgres,
             journal: self.journal_id,
             ledger,

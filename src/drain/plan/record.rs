@@ -4,7 +4,7 @@ use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Bound, CAREFUL_FOR, Cause, Contact, GROWTH, Gap, Hand, HandWork, Plan, Question, Search, Settled, Standing, Stood, Trouble};
+use super::{Bound, CAREFUL_FOR, Cause, Contact, Gap, Hand, HandWork, Plan, Question, Search, Settled, Standing, Stood, Trouble};
 use crate::{
     backlog::{Footprint, Generation},
     collections::Reaches,
@@ -16,7 +16,7 @@ use crate::{
         status::Halt,
         target::{What, Work},
     },
-    postgres::{Failure, PositionRow},
+    postgres::{Failure, PositionRow, Written},
     save::{Accepted, CollectionId, Sequence},
     settings::OnRewind,
 };
@@ -42,6 +42,11 @@ impl Plan {
             self.fails = control.fails;
             self.standing.told = self.standing.at.is_some();
         }
+    }
+
+    /// Statements are to take so long from now on.
+    pub(in crate::drain) fn aim(&mut self, target: Duration) {
+        self.statement_rows.aim(target);
     }
 
     /// Whether the row says less than it did, and a person has to agree first.
@@ -130,8 +135,8 @@ impl Plan {
     }
 
     /// What is in hand was committed. `true`: whatever was wrong is over.
-    pub(in crate::drain) fn applied(&mut self, failed_saves: usize) -> (Settled, bool) {
-        self.careful_for = if failed_saves > 0 { CAREFUL_FOR } else { self.careful_for.saturating_sub(1) };
+    pub(in crate::drain) fn applied(&mut self, written: &Written) -> (Settled, bool) {
+        self.careful_for = if written.failed.is_empty() { self.careful_for.saturating_sub(1) } else { CAREFUL_FOR };
         let hand = self.hand.as_ref().expect("only what is in hand is applied");
         let through = hand.through;
         let saves = match &hand.work {
@@ -147,27 +152,34 @@ impl Plan {
             None if saves.saturating_mul(2) >= self.saves_max => self.saves_max = self.saves_max.saturating_mul(2),
             None => {}
         }
-        let rows_max = self.settings.statement_rows;
-        self.statement_rows = (self.statement_rows + rows_max / GROWTH + 1).min(rows_max);
+        self.statement_rows = written.statement_rows;
+        self.statement_rows.committed();
         let over = self.trouble.take().is_some_and(|trouble| trouble.halt.is_some());
         (self.settle(through), over)
     }
 
     /// A generation came out of the backlog. Returns it if it isn't what comes next.
-    pub(in crate::drain) fn sealed(&mut self, generation: Arc<Generation>, room: Room, reaches: &Arc<Reaches>) -> Option<Arc<Generation>> {
+    pub(in crate::drain) fn sealed(
+        &mut self,
+        generation: Arc<Generation>,
+        room: Room,
+        reaches: &Arc<Reaches>,
+        allowed: u64,
+    ) -> Option<Arc<Generation>> {
         debug_assert!(self.bounds.is_empty() && self.hand.is_none(), "the backlog comes after what is known");
         let through = generation.through;
         if through <= self.position {
             return Some(generation);
         }
         self.bounds.push(Bound { through, room: Some(room) });
-        let fits = generation.saves <= self.saves_max() && Arc::ptr_eq(&generation.reaches, reaches);
-        if generation.after == self.position && fits {
+        let fits = generation.saves <= self.saves_max() && generation.footprint.objects <= allowed;
+        if generation.after == self.position && fits && Arc::ptr_eq(&generation.reaches, reaches) {
             let single = generation.saves == 1;
+            self.hand_objects_max = allowed;
             self.hand = Some(Hand { through, work: HandWork::Generation { generation, single, room: None } });
             return None;
         }
-        // Part of it is in Postgres, or what is before it is not, or less is tried at once, or it was folded by an older
+        // Part of it is in Postgres, or what is before it is not, or less is written at once, or it was folded by an older
         // catalog: it is folded from the journal. Its room stays with the bound.
         Some(generation)
     }
@@ -196,7 +208,8 @@ impl Plan {
     }
 
     /// Both are one.
-    pub(in crate::drain) fn extended(&mut self, generation: Arc<Generation>, room: Room) {
+    pub(in crate::drain) fn extended(&mut self, generation: Arc<Generation>, room: Room, allowed: u64) {
+        self.hand_objects_max = allowed;
         let (through, footprint) = (generation.through, generation.footprint);
         self.bounds.last_mut().expect("it was pushed").room = Some(room.within(footprint));
         self.hand = Some(Hand { through, work: HandWork::Generation { generation, single: false, room: None } });
@@ -233,12 +246,18 @@ impl Plan {
     }
 
     /// A generation was folded from the journal.
-    pub(in crate::drain) fn folded(&mut self, generation: Arc<Generation>, single: bool, room: Room) {
+    pub(in crate::drain) fn folded(&mut self, generation: Arc<Generation>, single: bool, room: Room, allowed: u64) {
+        self.hand_objects_max = allowed;
         let through = generation.through;
         if self.bounds.last().is_none_or(|bound| bound.through > through) {
             self.bounds.push(Bound { through, room: None });
         }
         self.hand = Some(Hand { through, work: HandWork::Generation { generation, single, room: Some(room) } });
+    }
+
+    /// What is in hand is folded again. Returns it.
+    pub(in crate::drain) fn put_back(&mut self) -> Option<Hand> {
+        self.hand.take()
     }
 
     /// The condemned saves were read.
@@ -256,6 +275,20 @@ impl Plan {
             HandWork::Failed { saves, why } => What::Failed(saves, why),
         };
         Work { after: self.position, through: hand.through, what, statement_rows: self.statement_rows, careful: self.is_careful() }
+    }
+
+    /// About how many rows the transaction writes.
+    pub(in crate::drain) fn rows_in_hand(&self) -> u64 {
+        match self.hand.as_ref().map(|hand| &hand.work) {
+            Some(HandWork::Generation { generation, .. }) => generation.footprint.objects,
+            Some(HandWork::Failed { saves, .. }) => saves.len() as u64,
+            None => 0,
+        }
+    }
+
+    /// Rows of the next full statement.
+    pub(in crate::drain) fn statement_rows(&self) -> u64 {
+        self.statement_rows.get()
     }
 
     /// A single save is executed as it is.
@@ -306,7 +339,7 @@ impl Plan {
     pub(in crate::drain) fn apply_failed(&mut self, need: Need, failure: &Failure, now: Instant, chance: f64) -> (Verdict, Option<Hand>) {
         let (stake, saves) = match self.hand.as_ref().map(|hand| &hand.work) {
             Some(HandWork::Generation { generation, single, .. }) if generation.saves > 0 => {
-                (Stake::Saves { single: *single, one_row: self.statement_rows <= 1, careful: self.careful_for > 0 }, generation.saves)
+                (Stake::Saves { single: *single, one_row: self.statement_rows.get() <= 1, careful: self.careful_for > 0 }, generation.saves)
             }
             Some(_) | None => (Stake::None, 0),
         };
@@ -338,7 +371,7 @@ impl Plan {
                 self.hand.take()
             }
             Verdict::Shrink(_) => {
-                self.statement_rows = (self.statement_rows / 2).max(1);
+                self.statement_rows.shrink();
                 None
             }
             _ => None,

@@ -20,7 +20,12 @@ pub(super) async fn under_fire(world: &World, life: &Life) {
             4 => world.go_back(),
             5 => world.lock().server.disconnect_all(),
             6 => drop(timeout(patience, life.handle.flush(None)).await),
-            7..16 => sleep(Duration::from_millis(chance.u64(0..1_000))).await,
+            7 => {
+                // Of little, some of it, and all of it.
+                life.limits.rows_per_second.set_max([0, 1, 3, 1_000][chance.usize(..4)]);
+                life.handle.probe();
+            }
+            8..16 => sleep(Duration::from_millis(chance.u64(0..1_000))).await,
             _ => {
                 if !life.save(world, world.batch()) {
                     // Refused at a limit: the caller comes back later.

@@ -14,7 +14,7 @@ use crate::{
     collections::Reaches,
     drain::{Target, What, Work},
     limits::Limit,
-    postgres::{Action, ApplyError, Failure, PositionRow, Written},
+    postgres::{Action, ApplyError, Failure, PositionRow, StatementRows, Written},
     save::{Accepted, Sequence},
 };
 
@@ -31,6 +31,10 @@ pub(super) struct Server {
     pub(super) fatal: bool,
     /// It takes transactions and never answers.
     pub(super) hangs: bool,
+    /// How long a row takes.
+    pub(super) row_time: Duration,
+    /// When each transaction began, and rows of its statements.
+    pub(super) transactions: Vec<(Instant, Vec<u64>)>,
     /// No COMMIT's answer arrives.
     pub(super) doubts: bool,
     /// Somebody holds a lock on the tables.
@@ -188,6 +192,26 @@ impl FakePostgres {
         inner.server.commit(transaction, &inner.journal)
     }
 
+    /// The statements of a transaction, which take their time; the rows of the next one.
+    async fn write(&self, transaction: &Transaction, mut statement_rows: StatementRows) -> StatementRows {
+        let (row_time, began) = (self.world.lock().server.row_time, Instant::now());
+        let mut left = match &transaction.what {
+            Owned::Generation(generation) => generation.footprint.objects,
+            Owned::Failed(saves) => saves.len() as u64,
+        };
+        let mut statements = Vec::new();
+        while left > 0 {
+            let rows = left.min(statement_rows.get());
+            let time = row_time * u32::try_from(rows).expect("few rows");
+            sleep(time).await;
+            statement_rows.took(rows, time);
+            statements.push(rows);
+            left -= rows;
+        }
+        self.world.lock().server.transactions.push((began, statements));
+        statement_rows
+    }
+
     /// Postgres' words point at a save now and then: rightly or not.
     fn point_at_something(&self, error: ApplyError, transaction: &Transaction) -> ApplyError {
         let ApplyError::Failed(mut failure) = error else { return error };
@@ -302,6 +326,7 @@ impl Target for FakePostgres {
             What::Failed(saves, _) => Owned::Failed(saves.to_vec()),
         };
         let transaction = Transaction { owner: self.owner, after: work.after, through: work.through, what };
+        let statement_rows = self.write(&transaction, work.statement_rows).await;
         if self.in_trouble() {
             return Err(self.fail(transaction).await);
         }
@@ -313,7 +338,7 @@ impl Target for FakePostgres {
         if let Owned::Failed(saves) = &transaction.what {
             self.failed_saves.take_anyway(saves.len() as u64);
         }
-        if self.world.lock().server.doubts { Err(doubt()) } else { Ok(written) }
+        if self.world.lock().server.doubts { Err(doubt()) } else { Ok(Written { statement_rows, ..written }) }
     }
 
     fn is_connected(&self) -> bool {

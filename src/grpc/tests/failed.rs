@@ -230,15 +230,22 @@ async fn live_limits_are_changed_all_or_none() {
     let door = start().await;
     let mut admin = door.admin().await;
     let change = |name: &str, max| LimitChange { name: name.to_owned(), max };
-    let wrong = [change("failed.saves_max", 5), change("grpc.calls_in_flight_max", 0), change("backlog.bytes_max", 1)];
+    let wrong = [
+        change("failed.saves_max", 5),
+        change("grpc.calls_in_flight_max", 0),
+        change("backlog.bytes_max", 1),
+        change("drain.statement_target", 10_001),
+    ];
     let status = soon(admin.set_limits(SetLimitsRequest { changes: wrong.to_vec() })).await.expect_err("refused");
     let fields: Vec<_> = status.get_details_bad_request().expect("violations").field_violations.into_iter().map(|one| one.field).collect();
-    assert_eq!(fields, ["changes[1].max", "changes[2].name"]);
+    assert_eq!(fields, ["changes[1].max", "changes[2].name", "changes[3].max"]);
     assert_ne!(door.limits.failed_saves.max(), 5);
-    let right = vec![change("failed.saves_max", 5), change("grpc.calls_in_flight_max", 6)];
+    let gentle = [change("drain.rows_per_second_max", 7), change("drain.statement_target", 8)];
+    let right = [vec![change("failed.saves_max", 5), change("grpc.calls_in_flight_max", 6)], gentle.to_vec()].concat();
     let limits = soon(admin.set_limits(SetLimitsRequest { changes: right })).await.expect("changed").into_inner().limits;
     let max = |name: &str| limits.iter().find(|limit| limit.name == name).map(|limit| limit.max);
     assert_eq!((max("failed.saves_max"), max("grpc.calls_in_flight_max")), (Some(5), Some(6)));
+    assert_eq!((door.limits.rows_per_second.max(), door.limits.statement_target.max()), (7, 8));
     assert_eq!((door.limits.failed_saves.max(), *door.daemon.probes.lock().expect("no panic")), (5, 1));
     assert_eq!(soon(admin.set_limits(SetLimitsRequest::default())).await.expect_err("nothing to do").code(), Code::InvalidArgument);
 }

@@ -340,6 +340,7 @@ impl Control for FakeDaemon {
                 pause_ends_at: None,
                 rows_written: 4,
                 transactions: 5,
+                statement_rows: 1_000,
             }],
             collections: Vec::new(),
             journal: JournalStatus { retained: Duration::from_secs(600), ..JournalStatus::default() },

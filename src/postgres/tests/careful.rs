@@ -64,7 +64,7 @@ impl Lane<'_> {
             generation: Some(&generation),
             failed: &[],
             closes: &[],
-            statement_rows: 16,
+            statement_rows: steady(16),
             aside: Some(&journal),
         };
         let written = self.writer.apply(&work).await?;

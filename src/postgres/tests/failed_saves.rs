@@ -38,7 +38,8 @@ fn sequences(page: &FailedPage) -> Vec<u64> {
 impl Lane<'_> {
     async fn write(&mut self, through: u64, generation: Option<&Generation>, failed: &[FailedSave], closes: &[Close]) {
         let (after, through) = (self.position, seq(through));
-        let work = Work { collections: &self.collections, after, through, generation, failed, closes, statement_rows: 2, aside: None };
+        let work =
+            Work { collections: &self.collections, after, through, generation, failed, closes, statement_rows: steady(2), aside: None };
         self.writer.apply(&work).await.expect("applied");
         self.position = through;
     }

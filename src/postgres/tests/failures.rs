@@ -66,7 +66,7 @@ async fn a_changed_schema_halts() {
             generation: Some(&generation),
             failed: &[],
             closes: &[],
-            statement_rows: 1,
+            statement_rows: steady(1),
             aside: None,
         };
         let Err(ApplyError::Failed(failure)) = lane.writer.apply(&work).await else { panic!("{name} is not what it was") };
@@ -141,7 +141,7 @@ async fn a_session_that_ends_before_commit_has_committed_nothing_and_at_commit_i
         generation: None,
         failed: &[],
         closes: &[],
-        statement_rows: 1,
+        statement_rows: steady(1),
         aside: None,
     };
     let Err(ApplyError::InDoubt(failure)) = writer.apply(&work).await else { panic!("the session is over") };

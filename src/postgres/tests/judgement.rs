@@ -113,7 +113,7 @@ impl Scripted {
             generation: Some(&generation),
             failed: &[],
             closes: &[],
-            statement_rows: 1,
+            statement_rows: steady(1),
             aside: None,
         };
         let applied = writer.apply(&work).await;

@@ -32,7 +32,7 @@ async fn a_lane_is_claimed_once_and_taken_over_only_as_it_was_read() {
         generation: None,
         failed: &[],
         closes: &[],
-        statement_rows: 1,
+        statement_rows: steady(1),
         aside: None,
     };
     lane.writer.apply(&work).await.expect("an empty lane moves up");
@@ -75,7 +75,7 @@ async fn a_flight_that_waited_behind_its_own_retry_is_fenced() {
         generation: Some(generation),
         failed: &[],
         closes: &[],
-        statement_rows: 10,
+        statement_rows: steady(10),
         aside: None,
     };
     let (late_work, retry_work) = (work(&late), work(&late));
