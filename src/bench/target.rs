@@ -41,11 +41,7 @@ impl Target {
 
     /// A daemon of our own, whose table was changed by these statements; with [`ENDPOINT`], if wanted.
     pub(super) async fn start_own(changes: &str, with_endpoint: bool) -> anyhow::Result<Self> {
-        let postgres = tokio::task::spawn_blocking(|| Sandbox::create(SandboxOptions::default()))
-            .await
-            .context("start a private Postgres")?
-            .context("start a private Postgres")?;
-        Database::connect(&postgres.url()).await?.run(&format!("{}; {changes}", load::SCHEMA)).await.context("make the table")?;
+        let postgres = postgres(changes).await?;
         // Beside the working directory: a temporary file system in memory would sync for free.
         let journal = tempfile::Builder::new().prefix(".forebay-bench-").tempdir_in(".").context("make a directory for the journal")?;
         let mut settings = settings(&postgres, &journal);
@@ -79,6 +75,14 @@ impl Target {
     }
 }
 
+/// A private Postgres with the table of the loads, changed by these statements.
+pub(super) async fn postgres(changes: &str) -> anyhow::Result<Sandbox> {
+    let postgres = tokio::task::spawn_blocking(|| Sandbox::create(SandboxOptions::default())).await.context("start a private Postgres")?;
+    let postgres = postgres.context("start a private Postgres")?;
+    Database::connect(&postgres.url()).await?.run(&format!("{}; {changes}", load::SCHEMA)).await.context("make the table")?;
+    Ok(postgres)
+}
+
 /// Nobody listens there: every attempt fails, and everything is kept to be tried again.
 fn add_endpoint(settings: &mut Settings) -> anyhow::Result<()> {
     let url = EndpointUrl::parse("http://127.0.0.1:9/").map_err(anyhow::Error::msg).context("make an endpoint")?;
@@ -97,6 +101,7 @@ fn settings(postgres: &Sandbox, journal: &TempDir) -> Settings {
     settings.http.listen = any;
     settings.journal.directory = journal.path().to_owned();
     settings.postgres.url = Some(postgres.url().into());
+    settings.grpc.save_streams_max = 1_000_000;
     settings.backlog.objects_max = u64::MAX / 2;
     settings.backlog.bytes_max = u64::MAX / 2;
     settings.stop.drain_timeout = std::time::Duration::ZERO;
