@@ -2,7 +2,7 @@
 //!
 //! Daemon and callers share the process and the cores, as they do in `benches/ceiling`, so that the two compare. The callers
 //! use the generated client as it is: retries and resumption would hide what is measured. Errors are counted, not retried. What
-//! weighs the daemon (`waits`) starts it as a process of its own. `direct`, `redis` and `unnest` measure what it is held against, in
+//! weighs the daemon or kills it starts it as a process of its own. `direct`, `redis` and `unnest` measure what it is held against, in
 //! the same way; `compare` runs all of it in turn.
 
 use std::time::Duration;
@@ -21,10 +21,15 @@ mod callers;
 mod compare;
 mod direct;
 mod drain;
+mod fill;
 mod load;
+mod memory;
+mod outage;
 mod pace;
+mod recover;
 mod redis;
 mod rival;
+mod rounds;
 mod target;
 mod unnest;
 mod usage;
@@ -34,6 +39,9 @@ pub use compare::{CompareOptions, CompareReport, compare, subjects};
 pub use direct::{DirectOptions, direct};
 pub use drain::{DrainOptions, DrainReport, drain};
 pub use load::Poison;
+pub use memory::{MemoryOptions, MemoryReport, memory};
+pub use outage::{OutageOptions, OutageReport, outage};
+pub use recover::{RecoverOptions, RecoverReport, recover};
 pub use redis::{RedisOptions, redis};
 pub use rival::RivalReport;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use forebay::{
-    bench::{self, DrainOptions, Load, Mode, Poison, SaveOptions, WaitsOptions},
+    bench::{self, DrainOptions, Load, MemoryOptions, Mode, OutageOptions, Poison, RecoverOptions, SaveOptions, WaitsOptions},
     exit::{Exit, Failure, OrExit},
 };
 use serde::Serialize;
@@ -37,6 +37,12 @@ enum Command {
     Redis(RedisArgs),
     /// How fast a bare loop writes what `bench drain` drains.
     Unnest(UnnestArgs),
+    /// How fast saves come back after a kill, against how fast they were taken.
+    Recover(RecoverArgs),
+    /// How acknowledgements fare while Postgres is stopped, at half of what the daemon can take.
+    Outage(OutageArgs),
+    /// What an object of the backlog takes of memory beyond its key and body.
+    Memory(MemoryArgs),
 }
 
 #[derive(Args)]
@@ -99,6 +105,42 @@ struct WaitsArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct RecoverArgs {
+    /// Saves to recover.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    saves: u64,
+    /// Kills, each of a daemon of its own.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Print the result as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct OutageArgs {
+    /// Outages.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// How long calls are timed, before each outage and during it.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Print the result as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct MemoryArgs {
+    /// Objects to weigh, 300 bytes of JSON each.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=5_000_000))]
+    objects: u64,
+    /// Print the result as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Save(arguments) => {
@@ -119,6 +161,18 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Direct(arguments) => arguments.run(),
         Command::Redis(arguments) => arguments.run(),
         Command::Unnest(arguments) => arguments.run(),
+        Command::Recover(RecoverArgs { saves, rounds, json }) => {
+            let report = run_to_end(bench::recover(RecoverOptions { saves, rounds }), "bench")?;
+            print(json, &report, &report.text())
+        }
+        Command::Outage(OutageArgs { rounds, seconds, json }) => {
+            let report = run_to_end(bench::outage(OutageOptions { rounds, time: Duration::from_secs(seconds) }), "bench")?;
+            print(json, &report, &report.text())
+        }
+        Command::Memory(MemoryArgs { objects, json }) => {
+            let report = run_to_end(bench::memory(MemoryOptions { objects }), "bench")?;
+            print(json, &report, &report.text())
+        }
     }
 }
 
