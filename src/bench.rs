@@ -2,7 +2,8 @@
 //!
 //! Daemon and callers share the process and the cores, as they do in `benches/ceiling`, so that the two compare. The callers
 //! use the generated client as it is: retries and resumption would hide what is measured. Errors are counted, not retried. What
-//! weighs the daemon or kills it starts it as a process of its own.
+//! weighs the daemon or kills it starts it as a process of its own. `direct`, `redis` and `unnest` measure what it is held against, in
+//! the same way; `compare` runs all of it in turn.
 
 use std::time::Duration;
 
@@ -14,8 +15,11 @@ use crate::client::Client;
 use callers::Seen;
 pub(crate) use pace::Pace;
 use target::Target;
+use usage::Usage;
 
 mod callers;
+mod compare;
+mod direct;
 mod drain;
 mod fill;
 mod load;
@@ -24,17 +28,29 @@ mod outage;
 mod pace;
 mod readers;
 mod recover;
+mod redis;
+mod rival;
 mod rounds;
 mod scrape;
 mod target;
+mod unnest;
+mod usage;
 mod waits;
 
+pub use compare::{CompareOptions, CompareReport, compare, subjects};
+pub use direct::{DirectOptions, direct};
 pub use drain::{DrainOptions, DrainReport, drain};
 pub use load::Poison;
 pub use memory::{MemoryOptions, MemoryReport, memory};
 pub use outage::{OutageOptions, OutageReport, outage};
 pub use readers::{ReadersOptions, ReadersReport, readers};
 pub use recover::{RecoverOptions, RecoverReport, recover};
+pub use redis::{RedisOptions, redis};
+pub use rival::RivalReport;
+#[cfg(test)]
+pub(crate) use unnest::UNNEST;
+pub use unnest::{UnnestOptions, UnnestReport, unnest};
+pub use usage::Cost;
 pub use waits::{WaitsOptions, WaitsReport, waits};
 
 /// How the callers save.
@@ -57,6 +73,9 @@ pub enum Load {
     Reference,
     /// 1,000 objects.
     Hot,
+    /// As many.
+    #[value(skip)]
+    Objects(u64),
 }
 
 /// A run of `forebay bench save`.
@@ -89,10 +108,12 @@ pub struct SaveReport {
     p50_us: Option<u64>,
     p99_us: Option<u64>,
     errors: u64,
+    #[serde(flatten)]
+    cost: Cost,
 }
 
 impl SaveReport {
-    fn new(options: &SaveOptions, seen: &Seen, elapsed: Duration) -> Self {
+    fn new(options: &SaveOptions, seen: &Seen, elapsed: Duration, cost: Cost) -> Self {
         let quantile = |quantile| (options.mode != Mode::Stream).then(|| seen.latencies.value_at_quantile(quantile));
         Self {
             mode: options.mode,
@@ -102,6 +123,7 @@ impl SaveReport {
             p50_us: quantile(0.5),
             p99_us: quantile(0.99),
             errors: seen.errors,
+            cost,
         }
     }
 
@@ -127,7 +149,9 @@ pub async fn save(options: SaveOptions) -> anyhow::Result<SaveReport> {
     if options.paused {
         pause(&client).await?;
     }
+    let before = Usage::now()?;
     let measured = callers::run(target.address(), &options).await;
+    let used = Usage::now()?;
     if options.paused && options.target.is_some() {
         client.resume(false).await.context("resume the daemon's drain")?;
     }
@@ -136,7 +160,11 @@ pub async fn save(options: SaveOptions) -> anyhow::Result<SaveReport> {
     if let Some(error) = &seen.first_error {
         eprintln!("first of {} errors: {error}", seen.errors);
     }
-    Ok(SaveReport::new(&options, &seen, elapsed))
+    let cost = match options.target {
+        Some(_) => Cost::default(),
+        None => used.cost_since(&before, seen.acknowledged, seen.acknowledged as f64 * options.load.save_bytes())?,
+    };
+    Ok(SaveReport::new(&options, &seen, elapsed, cost))
 }
 
 /// Holds the drain, for longer than any run takes.

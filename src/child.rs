@@ -216,7 +216,7 @@ fn said(lines: &Lines) -> String {
 
 /// Below the ephemeral ports: on one of those, a client that tries again and again to reach a killed daemon may end up
 /// connected to itself.
-fn free_address() -> io::Result<String> {
+pub(crate) fn free_address() -> io::Result<String> {
     const ATTEMPTS: usize = 200;
     (0..ATTEMPTS)
         .map(|_| format!("127.0.0.1:{}", fastrand::u16(20_000..32_000)))

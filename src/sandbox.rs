@@ -25,8 +25,10 @@ mod guard;
 mod user;
 
 pub use database::Database;
+pub(crate) use guard::Guard;
+pub use tokio_postgres::{Statement, types::ToSql};
 
-use self::{binaries::Binaries, guard::Guard, user::User};
+use self::{binaries::Binaries, user::User};
 
 /// How a sandbox is made.
 #[derive(Clone, Debug)]
@@ -131,6 +133,16 @@ impl Sandbox {
         sandbox.initialize(&options)?;
         sandbox.start_on_free_port(options.port)?;
         Ok(sandbox)
+    }
+
+    /// What `postgres --version` says of the server that would run.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub fn version() -> Result<String, SandboxError> {
+        let output = Binaries::find()?.command("postgres", None).arg("--version").output();
+        let output = output.map_err(SandboxError::io("run a program of Postgres"))?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
     /// A copy of a running server as it is now, not started: a standby that will follow it, or a backup that stands for itself.

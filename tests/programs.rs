@@ -64,14 +64,79 @@ async fn the_benches_print_what_they_measured() {
     for mode in ["unary", "batch", "stream"] {
         let arguments = ["bench", "save", "--mode", mode, "--load", "hot", "--callers", "4", "--seconds", "1", "--json"];
         let result = last_line(&forebay().args(arguments).output().await.expect("it runs"));
-        assert_eq!(fields(&result), ["callers", "errors", "load", "mode", "p50_us", "p99_us", "saves_per_second"]);
+        assert_eq!(fields(&result), with_cost(["callers", "errors", "load", "mode", "p50_us", "p99_us", "saves_per_second"]));
         assert_eq!((&result["mode"], &result["errors"]), (&json!(mode), &json!(0)), "{result}");
         assert!(result["saves_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{result}");
         assert_eq!(result["p50_us"].is_null(), mode == "stream", "{result}");
+        assert!(result["cpu_seconds_per_100k"].as_f64().is_some_and(|seconds| seconds > 0.0), "{result}");
     }
     let result = last_line(&forebay().args(["bench", "drain", "--rows", "2000", "--json"]).output().await.expect("it runs"));
-    assert_eq!(fields(&result), ["commits", "rows", "rows_per_second"]);
+    assert_eq!(fields(&result), with_cost(["commits", "rows", "rows_per_second"]));
     assert_eq!(result["rows"], 2_000);
+}
+
+/// What every bench of our own tells of its cost, with the fields given, sorted.
+fn with_cost<'a>(fields: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let cost =
+        ["cpu_seconds_per_100k", "disk_bytes_per_byte", "peak_memory_bytes", "server_cpu_seconds_per_100k", "server_disk_bytes_per_byte"];
+    let mut fields: Vec<_> = fields.into_iter().chain(cost).collect();
+    fields.sort_unstable();
+    fields
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bench_doesnt_count_the_cost_of_a_daemon_that_is_anothers() {
+    let schema = "create table players (id bigint primary key, name text, level int, score bigint, seen_at timestamptz, inventory jsonb)";
+    let (database, journal) = (Database::with(schema).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).start().await;
+    let address = daemon.grpc().await.to_string();
+    let arguments = ["bench", "save", "--callers", "300", "--objects", "5000", "--seconds", "1", "--target", &address, "--json"];
+    let result = last_line(&forebay().args(arguments).output().await.expect("it runs"));
+    assert_eq!((&result["load"], &result["callers"], &result["errors"]), (&json!({"objects": 5_000}), &json!(300), &json!(0)));
+    for field in with_cost([]) {
+        assert!(result[field].is_null(), "{field}: {result}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_comparison_is_of_what_the_same_run_measured() {
+    let subjects = ["stream-64", "direct-64", "direct-batched-1", "unary-64-paused", "redis-64"];
+    let mut command = forebay();
+    command.args(["bench", "compare", "--rounds", "1", "--seconds", "1", "--json", "--only"]).args(subjects);
+    let output = command.output().await.expect("it runs");
+    let (report, progress) = (last_line(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1, "one object and nothing else");
+    assert_eq!(fields(&report), ["machine", "ratios", "rows", "worst"]);
+    assert_eq!(fields(&report["machine"]), ["cores", "memory_bytes", "postgres"]);
+    let row = |name: &str| report["rows"].as_array().expect("rows").iter().find(|row| row["name"] == name);
+    for name in &subjects[..4] {
+        let row = row(name).unwrap_or_else(|| panic!("{name} is missing: {report}"));
+        assert_eq!(fields(row), with_cost(["name", "p50_us", "p99_us", "per_second", "runs"]));
+        assert!(row["per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{row}");
+        assert_eq!(row["runs"], json!([row["per_second"]]), "{row}");
+        assert!(row["peak_memory_bytes"].as_u64().is_some_and(|bytes| bytes > 1_000_000), "{row}");
+    }
+    match row("redis-64") {
+        Some(row) => assert!(row["p99_us"].as_f64().is_some_and(|p99| p99 > 0.0), "{row}"),
+        None => assert!(progress.contains("redis-64 is not measured: no `redis-server`"), "{progress}"),
+    }
+    let rate = |name| row(name).expect("measured")["per_second"].as_f64().expect("a number");
+    let ratio = report["ratios"]["stream-64/direct-64"].as_f64().expect("both were measured");
+    assert!((ratio - rate("stream-64") / rate("direct-64")).abs() < 0.001, "{report}");
+    assert_eq!(report["ratios"], report["worst"], "of one round");
+    assert!(report["ratios"].get("unary-64-paused/ceiling-unary-64").is_none(), "the ceiling was not asked for: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_names_what_is_missing_and_the_remedy() {
+    let mut command = forebay();
+    // Nothing of this system is found there but the server of Postgres, which has its place.
+    let compare = ["bench", "compare", "--rounds", "1", "--seconds", "1", "--only", "redis-64"];
+    let output = command.args(compare).env("PATH", "/nowhere").output().await.expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text.contains("redis-64 is not measured: no `redis-server` on PATH: install it"), "{text}");
 }
 
 /// What a bench prints as JSON.

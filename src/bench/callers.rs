@@ -15,7 +15,10 @@ use crate::proto::{
     Save, SaveBatchRequest, SaveRequest, SaveStreamRequest, save_service_client::SaveServiceClient, save_stream_response::Event,
 };
 
+/// As `benches/ceiling` has.
 pub(super) const CONNECTIONS: usize = 4;
+/// Below `grpc.streams_per_connection_max`.
+pub(super) const CALLERS_PER_CONNECTION: usize = 250;
 const BATCH_SAVES: u64 = 100;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
@@ -72,14 +75,14 @@ impl Seen {
 
 /// Runs the load to its end; what was seen, and how long it took.
 pub(super) async fn run(address: &str, options: &SaveOptions) -> anyhow::Result<(Seen, Duration)> {
-    let channels = connect(address, CONNECTIONS.min(options.callers)).await?;
+    let channels = connect(address, connections(options.callers)).await?;
     let start = Instant::now();
     let end = start + options.time;
     let mut paces = options.rate.map(|rate| Pace::spread(calls_rate(options.mode, rate), options.callers, start, end)).unwrap_or_default();
     let mut callers = JoinSet::new();
     for number in 0..options.callers {
         let client = SaveServiceClient::new(channels[number % channels.len()].clone());
-        let caller = Caller { client, load: options.load, number: number as u64, end, pace: paces.pop() };
+        let caller = Caller { client, load: options.load, first: options.load.first(number, options.callers), end, pace: paces.pop() };
         callers.spawn(caller.run(options.mode));
     }
     let mut seen = Seen::nothing();
@@ -87,6 +90,10 @@ pub(super) async fn run(address: &str, options: &SaveOptions) -> anyhow::Result<
         seen.add(caller.context("a caller panicked")?);
     }
     Ok((seen, start.elapsed()))
+}
+
+fn connections(callers: usize) -> usize {
+    callers.div_ceil(CALLERS_PER_CONNECTION).max(CONNECTIONS).min(callers)
 }
 
 fn calls_rate(mode: Mode, saves_rate: f64) -> f64 {
@@ -111,7 +118,8 @@ pub(super) async fn connect(address: &str, connections: usize) -> anyhow::Result
 struct Caller {
     client: SaveServiceClient<Channel>,
     load: Load,
-    number: u64,
+    /// The save of the load that it begins with.
+    first: u64,
     end: Instant,
     pace: Option<Pace>,
 }
@@ -126,11 +134,11 @@ impl Caller {
 
     async fn calls(mut self, mode: Mode) -> Seen {
         let mut seen = Seen::nothing();
-        for n in self.number.. {
+        for n in 0.. {
             let Some(start) = self.start().await else { break };
             let answer = match mode {
-                Mode::Batch => self.batch(n).await,
-                Mode::Unary | Mode::Stream => self.unary(n).await,
+                Mode::Batch => self.batch(self.first + n * BATCH_SAVES).await,
+                Mode::Unary | Mode::Stream => self.unary(self.first + n).await,
             };
             if !seen.answer(start, answer) {
                 tokio::time::sleep(ERROR_WAIT).await;
@@ -152,15 +160,15 @@ impl Caller {
         self.client.save(request).await.map(|_| 1)
     }
 
-    async fn batch(&mut self, n: u64) -> Result<u64, Status> {
-        let saves = (n * BATCH_SAVES..(n + 1) * BATCH_SAVES).map(|n| self.load.save(n)).collect();
+    async fn batch(&mut self, first: u64) -> Result<u64, Status> {
+        let saves = (first..first + BATCH_SAVES).map(|n| self.load.save(n)).collect();
         let request = SaveBatchRequest { saves, ..Default::default() };
         self.client.save_batch(request).await.map(|_| BATCH_SAVES)
     }
 
     /// To the end of the run.
     async fn stream(self) -> Seen {
-        let (load, first, end) = (self.load, self.number, self.end);
+        let (load, first, end) = (self.load, self.first, self.end);
         let saves = (1..).take_while(move |_| Instant::now() < end).map(move |n| load.save(first + n));
         stream(self.client, saves).await
     }
@@ -218,6 +226,12 @@ mod tests {
             assert_eq!(seen.acknowledged, fake.state().accepted.len() as u64, "{mode:?}");
             assert!(elapsed >= Duration::from_millis(100));
         }
+    }
+
+    #[test]
+    fn no_connection_has_more_calls_than_the_daemon_allows() {
+        let found: Vec<_> = [1, 4, 64, 1_000, 1_001, 4_000].into_iter().map(connections).collect();
+        assert_eq!(found, [1, 4, 4, 4, 5, 16]);
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use super::{
     load::{self, Poison},
     pause,
     target::{ENDPOINT, Target},
+    usage::{Cost, Usage},
 };
 use crate::client::{Client, StreamOptions};
 
@@ -35,6 +36,9 @@ pub struct DrainReport {
     /// With poison: saves that became failed saves.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<u64>,
+    /// From the resume until all is drained.
+    #[serde(flatten)]
+    cost: Cost,
 }
 
 impl DrainReport {
@@ -56,17 +60,18 @@ pub async fn drain(options: DrainOptions) -> anyhow::Result<DrainReport> {
     pause(&client).await?;
     let poisoned = fill(&client, options).await?;
     let (_, before) = written(&client).await?;
-    let start = Instant::now();
+    let (idle, start) = (Usage::now()?, Instant::now());
     client.resume(false).await.context("resume the drain")?;
     client.flush(&[], FLUSH_TIMEOUT).await.context("wait for the drain")?;
-    let elapsed = start.elapsed();
+    let (elapsed, used) = (start.elapsed(), Usage::now()?);
     let (_, after) = written(&client).await?;
     let rows = target.rows().await?;
     target.stop().await?;
     let sound = options.rows - poisoned;
     ensure!(rows == sound, "{sound} rows were saved and {rows} are in Postgres");
     let rows_per_second = (rows as f64 / elapsed.as_secs_f64()).round() as u64;
-    Ok(DrainReport { rows, rows_per_second, commits: after - before, failed: options.poison.map(|_| poisoned) })
+    let cost = used.cost_since(&idle, rows, rows as f64 * load::save_bytes(options.rows))?;
+    Ok(DrainReport { rows, rows_per_second, commits: after - before, failed: options.poison.map(|_| poisoned), cost })
 }
 
 /// Returns how many saves will be refused.

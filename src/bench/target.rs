@@ -101,6 +101,7 @@ fn settings(postgres: &Sandbox, journal: &TempDir) -> Settings {
     settings.http.listen = any;
     settings.journal.directory = journal.path().to_owned();
     settings.postgres.url = Some(postgres.url().into());
+    settings.grpc.save_streams_max = 1_000_000;
     settings.backlog.objects_max = u64::MAX / 2;
     settings.backlog.bytes_max = u64::MAX / 2;
     settings.stop.drain_timeout = std::time::Duration::ZERO;

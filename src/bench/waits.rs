@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 
 use super::{
     Load, Mode, SaveOptions,
-    callers::{self, Seen},
+    callers::{self, CALLERS_PER_CONNECTION, Seen},
     load, pause, target,
 };
 use crate::{
@@ -21,8 +21,6 @@ use crate::{
     proto::{AwaitTicketRequest, SaveBatchRequest, TicketState, save_service_client::SaveServiceClient},
 };
 
-/// Below `grpc.streams_per_connection_max`.
-const CALLS_PER_CONNECTION: usize = 250;
 const BATCH_SAVES: u64 = 10_000;
 /// Those who are timed.
 const OTHER_CALLERS: usize = 8;
@@ -82,12 +80,12 @@ async fn measure(daemon: &Daemon, options: WaitsOptions) -> anyhow::Result<Waits
     pause(&client).await?;
     let tickets = save(&address, u64::from(options.callers)).await?;
     let without = p99(&address, options.time).await?;
-    let connections = tickets.len().div_ceil(CALLS_PER_CONNECTION);
+    let connections = tickets.len().div_ceil(CALLERS_PER_CONNECTION);
     let before = daemon.resident_bytes()?;
     let channels = callers::connect(&address, connections).await?;
     let mut waiting = JoinSet::new();
     for (n, ticket) in tickets.into_iter().enumerate() {
-        waiting.spawn(told(SaveServiceClient::new(channels[n / CALLS_PER_CONNECTION].clone()), ticket));
+        waiting.spawn(told(SaveServiceClient::new(channels[n / CALLERS_PER_CONNECTION].clone()), ticket));
     }
     all_wait(&client, &mut waiting, u64::from(options.callers)).await?;
     let after = daemon.resident_bytes()?;

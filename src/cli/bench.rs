@@ -12,6 +12,9 @@ use forebay::{
 use serde::Serialize;
 
 use super::run_to_end;
+use compare::{CompareArgs, DirectArgs, RedisArgs, UnnestArgs};
+
+mod compare;
 
 /// Measures how fast saves are acknowledged, and drained.
 #[derive(Args)]
@@ -28,6 +31,14 @@ enum Command {
     Drain(DrainArgs),
     /// What callers that wait for outcomes cost: memory of each, and how much slower others are answered.
     Waits(WaitsArgs),
+    /// Forebay beside what you would pick instead, on this machine, all in one run that takes turns: direct writes, Redis, the limit.
+    Compare(CompareArgs),
+    /// How fast an application writes into a private Postgres itself.
+    Direct(DirectArgs),
+    /// How fast a private Redis acknowledges what it has synced.
+    Redis(RedisArgs),
+    /// How fast a bare loop writes what `bench drain` drains.
+    Unnest(UnnestArgs),
     /// How fast saves come back after a kill, against how fast they were taken.
     Recover(RecoverArgs),
     /// How acknowledgements fare while Postgres is stopped, at half of what the daemon can take.
@@ -46,6 +57,9 @@ struct SaveArgs {
     /// 50,000 objects or 1,000; 300 bytes of JSON.
     #[arg(long, value_enum, default_value = "reference")]
     load: Load,
+    /// As many objects instead.
+    #[arg(long, conflicts_with = "load", value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    objects: Option<u64>,
     /// Callers at once, or streams.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     callers: u32,
@@ -163,6 +177,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             let report = run_to_end(bench::waits(WaitsOptions { callers, time: Duration::from_secs(seconds) }), "bench")?;
             print(json, &report, &report.text())
         }
+        Command::Compare(arguments) => arguments.run(),
+        Command::Direct(arguments) => arguments.run(),
+        Command::Redis(arguments) => arguments.run(),
+        Command::Unnest(arguments) => arguments.run(),
         Command::Recover(RecoverArgs { saves, rounds, json }) => {
             let report = run_to_end(bench::recover(RecoverOptions { saves, rounds }), "bench")?;
             print(json, &report, &report.text())
@@ -187,7 +205,7 @@ impl SaveArgs {
     fn options(self) -> SaveOptions {
         SaveOptions {
             mode: self.mode,
-            load: self.load,
+            load: self.objects.map_or(self.load, Load::Objects),
             callers: self.callers as usize,
             time: Duration::from_secs(self.seconds),
             paused: self.paused,

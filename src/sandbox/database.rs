@@ -1,11 +1,12 @@
-//! A plain connection for setting up and looking into a database: schemas, checks of what arrived.
+//! A plain connection for setting up and looking into a database: schemas, checks of what arrived; and for writing as an application
+//! would, which is what the bench compares with.
 
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, Statement, types::ToSql};
 
 use super::SandboxError;
 
-/// One connection, statements as text, values as text.
+/// One connection. Statements as text and values as text, unless they are prepared.
 #[derive(Debug)]
 pub struct Database {
     client: Client,
@@ -51,6 +52,23 @@ impl Database {
     /// What Postgres says.
     pub async fn value(&self, query: &str) -> Result<Option<String>, SandboxError> {
         Ok(self.rows(query).await?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
+    }
+
+    /// Prepares a statement.
+    ///
+    /// # Errors
+    /// What Postgres says.
+    pub async fn prepare(&self, statement: &str) -> Result<Statement, SandboxError> {
+        self.client.prepare(statement).await.map_err(|error| why(&error))
+    }
+
+    /// Executes a prepared statement with values of its parameters' types. Statements that are awaited at once travel one behind the
+    /// other, in the order in which they were first polled.
+    ///
+    /// # Errors
+    /// What Postgres says.
+    pub async fn execute(&self, statement: &Statement, values: &[&(dyn ToSql + Sync)]) -> Result<(), SandboxError> {
+        self.client.execute(statement, values).await.map(drop).map_err(|error| why(&error))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ends the private Postgres when we can't: after SIGKILL, or an exit that drops nothing.
+//! Ends the private Postgres (or another server of the bench) when we can't: after SIGKILL, or an exit that drops nothing.
 
 use std::{
     io::{self, Write},
@@ -12,7 +12,7 @@ use super::User;
 /// A shell that reads process ids from a pipe of ours. When the pipe ends, which the kernel sees to however we end, it stops
 /// the last one and removes the directory. (`PR_SET_PDEATHSIG` would follow the death of the *thread* that started Postgres.)
 #[derive(Debug)]
-pub(super) struct Guard(Child);
+pub(crate) struct Guard(Child);
 
 /// `kill -0` also succeeds on a dead process that nobody has collected, so the wait is bounded.
 const SCRIPT: &str = r#"
@@ -26,7 +26,7 @@ rm -rf -- "$1"
 "#;
 
 impl Guard {
-    pub(super) fn spawn(directory: &Path, user: Option<User>) -> io::Result<Self> {
+    pub(crate) fn spawn(directory: &Path, user: Option<User>) -> io::Result<Self> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SCRIPT, "forebay-sandbox-guard"]).arg(directory).current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
@@ -37,12 +37,12 @@ impl Guard {
     }
 
     /// From now on this process ends with us.
-    pub(super) fn watch(&mut self, id: u32) {
+    pub(crate) fn watch(&mut self, id: u32) {
         self.tell(id);
     }
 
     /// The process has ended: its id may soon be another's.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.tell(0);
     }
 

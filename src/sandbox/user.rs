@@ -6,7 +6,7 @@ use super::SandboxError;
 
 /// A user without privileges.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct User {
+pub(crate) struct User {
     pub(super) uid: u32,
     pub(super) gid: u32,
 }

@@ -30,11 +30,15 @@ fn collections(identity: Identity) -> Collections {
         column("b", "jsonb", ValueForm::Json),
         column("c\"d", "integer[]", ValueForm::Array(Box::new(ValueForm::Scalar))),
     ];
-    let unique = vec![UniqueIndex { columns: vec!["k".to_owned()], primary: true, deferrable: false }];
-    let (schema, name) = ("s".to_owned(), "t".to_owned());
+    of_table("s", "t", columns)
+}
+
+/// A table whose key is its first column.
+fn of_table(schema: &str, name: &str, columns: Vec<CatalogColumn>) -> Collections {
+    let unique = vec![UniqueIndex { columns: vec![columns[0].name.clone()], primary: true, deferrable: false }];
     let table = CatalogTable {
-        schema,
-        name,
+        schema: schema.to_owned(),
+        name: name.to_owned(),
         kind: TableKind::Ordinary,
         unlogged: false,
         columns,
@@ -43,7 +47,7 @@ fn collections(identity: Identity) -> Collections {
         rules: false,
         fingerprint: Default::default(),
     };
-    let rules = CollectionRules { schemas: vec!["s".to_owned()], ..CollectionRules::default() };
+    let rules = CollectionRules { schemas: vec![schema.to_owned()], ..CollectionRules::default() };
     Collections::build(&Catalog { tables: vec![table], foreign_keys: Vec::new() }, &rules, &Collections::default())
 }
 
@@ -60,6 +64,21 @@ fn an_upsert_updates_and_inserts_what_is_missing() {
     let collections = collections(Identity::No);
     let expected = r#"with u as materialized (select p.n, p.c1::bigint as c1, p.c2::character varying as c2 from unnest($1, $2) with ordinality as p(c1, c2, n)), changed as (update "s"."t" as t set "a" = u.c2 from u where t."k" = u.c1 returning u.n), added as (insert into "s"."t" ("k", "a") select u.c1, u.c2 from u where not exists (select from changed as c where c.n = u.n) order by u.n returning 1) select (select count(*) from changed), (select count(*) from added)"#;
     assert_eq!(upsert_of(collections.named("t").expect("a collection"), &[1], false), expected);
+}
+
+#[test]
+fn the_bare_loop_of_the_bench_sends_what_we_send() {
+    let columns = [
+        ("id", "bigint", ValueForm::Scalar),
+        ("name", "text", ValueForm::Scalar),
+        ("level", "integer", ValueForm::Scalar),
+        ("score", "bigint", ValueForm::Scalar),
+        ("seen_at", "timestamp with time zone", ValueForm::Time),
+        ("inventory", "jsonb", ValueForm::Json),
+    ];
+    let collections = of_table("public", "players", columns.into_iter().map(|(name, cast, form)| column(name, cast, form)).collect());
+    let ours = upsert_of(collections.named("players").expect("a collection"), &[1, 2, 3, 4, 5], false);
+    assert_eq!(crate::bench::UNNEST.replace("::text[]", ""), ours);
 }
 
 #[test]
