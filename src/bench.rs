@@ -2,7 +2,7 @@
 //!
 //! Daemon and callers share the process and the cores, as they do in `benches/ceiling`, so that the two compare. The callers
 //! use the generated client as it is: retries and resumption would hide what is measured. Errors are counted, not retried. What
-//! weighs the daemon (`waits`) starts it as a process of its own.
+//! weighs the daemon (`waits`, `capacity`) starts it as a process of its own.
 
 use std::time::Duration;
 
@@ -16,12 +16,14 @@ pub(crate) use pace::Pace;
 use target::Target;
 
 mod callers;
+mod capacity;
 mod drain;
 mod load;
 mod pace;
 mod target;
 mod waits;
 
+pub use capacity::{CapacityOptions, CapacityReport, capacity};
 pub use drain::{DrainOptions, DrainReport, drain};
 pub use load::Poison;
 pub use waits::{WaitsOptions, WaitsReport, waits};

@@ -44,6 +44,8 @@ struct StartOptions {
     grpc: String,
     http: String,
     journal: TempDir,
+    /// Further settings, as `--set` takes them.
+    settings: Vec<(&'static str, String)>,
 }
 
 type Lines = Arc<Mutex<VecDeque<String>>>;
@@ -51,10 +53,15 @@ type Lines = Arc<Mutex<VecDeque<String>>>;
 impl Daemon {
     /// Starts it and waits until it serves.
     pub(crate) async fn start(postgres: &str) -> anyhow::Result<Self> {
+        Self::start_with(postgres, Vec::new()).await
+    }
+
+    /// The same with settings of its own.
+    pub(crate) async fn start_with(postgres: &str, settings: Vec<(&'static str, String)>) -> anyhow::Result<Self> {
         // Beside the working directory: a temporary file system in memory would sync for free.
         let journal = tempfile::Builder::new().prefix(".forebay-child-").tempdir_in(".").context("make a directory for the journal")?;
         let (grpc, http) = (free_address().context("find a free port")?, free_address().context("find a free port")?);
-        let start = StartOptions { postgres: postgres.to_owned(), grpc, http, journal };
+        let start = StartOptions { postgres: postgres.to_owned(), grpc, http, journal, settings };
         let retry = RetryPolicy { wait_min: POLL_WAIT, wait_max: POLL_WAIT, ..RetryPolicy::default() };
         let client = Client::builder(&start.grpc).retry(retry).connect_lazy().context("connect to the daemon")?;
         let lines = Lines::default();
@@ -66,6 +73,11 @@ impl Daemon {
 
     pub(crate) fn address(&self) -> String {
         self.start.grpc.clone()
+    }
+
+    /// Of its pages, metrics among them.
+    pub(crate) fn http_address(&self) -> String {
+        self.start.http.clone()
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -126,7 +138,8 @@ impl StartOptions {
         }
         command.arg("serve").env("DATABASE_URL", &self.postgres);
         let journal = self.journal.path().display().to_string();
-        for (key, value) in [("grpc.listen", &self.grpc), ("http.listen", &self.http), ("journal.directory", &journal)] {
+        let own = [("grpc.listen", &self.grpc), ("http.listen", &self.http), ("journal.directory", &journal)];
+        for (key, value) in own.into_iter().chain(self.settings.iter().map(|(key, value)| (*key, value))) {
             command.arg("--set").arg(format!("{key}={value}"));
         }
         let mut child = command
