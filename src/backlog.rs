@@ -11,6 +11,8 @@ use std::{
     time::SystemTime,
 };
 
+use indexmap::IndexMap;
+
 use crate::{
     collections::Reaches,
     save::{Accepted, Body, CollectionId, ColumnSet, Key, Sequence},
@@ -90,7 +92,7 @@ pub struct AppendedRow {
 #[derive(Clone, Debug, Default)]
 pub struct CollectionFold {
     /// Upsert collections.
-    pub objects: HashMap<Key, Object, foldhash::fast::RandomState>,
+    pub objects: IndexMap<Key, Object, foldhash::fast::RandomState>,
     /// Append collections: rows in sequence order.
     pub appended: Vec<AppendedRow>,
     /// No object has more entries beyond its first.

@@ -2,7 +2,7 @@
 //!
 //! Daemon and callers share the process and the cores, as they do in `benches/ceiling`, so that the two compare. The callers
 //! use the generated client as it is: retries and resumption would hide what is measured. Errors are counted, not retried. What
-//! weighs the daemon (`waits`, `capacity`) starts it as a process of its own.
+//! weighs the daemon or kills it starts it as a process of its own.
 
 use std::time::Duration;
 
@@ -18,14 +18,22 @@ use target::Target;
 mod callers;
 mod capacity;
 mod drain;
+mod fill;
 mod load;
+mod memory;
+mod outage;
 mod pace;
+mod recover;
+mod rounds;
 mod target;
 mod waits;
 
 pub use capacity::{CapacityOptions, CapacityReport, capacity};
 pub use drain::{DrainOptions, DrainReport, drain};
 pub use load::Poison;
+pub use memory::{MemoryOptions, MemoryReport, memory};
+pub use outage::{OutageOptions, OutageReport, outage};
+pub use recover::{RecoverOptions, RecoverReport, recover};
 pub use waits::{WaitsOptions, WaitsReport, waits};
 
 /// How the callers save.

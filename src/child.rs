@@ -13,18 +13,22 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
     process::{Child, Command},
     time::timeout,
 };
 
 use crate::client::{Client, RetryPolicy};
 
-/// The first start reads the catalog.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// It may have millions of saves to recover.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// To see the end of a recovery to within milliseconds.
 const POLL_WAIT: Duration = Duration::from_millis(5);
+/// A page of metrics, and a figure that a daemon that serves is about to tell.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
+const RECOVERY_SECONDS: &str = "forebay_recovery_seconds";
 /// Of what the daemon prints, kept for when it fails.
 const LINES_MAX: usize = 20;
 
@@ -44,25 +48,24 @@ struct StartOptions {
     grpc: String,
     http: String,
     journal: TempDir,
-    /// Further settings, as `--set` takes them.
     settings: Vec<(&'static str, String)>,
 }
 
 type Lines = Arc<Mutex<VecDeque<String>>>;
 
 impl Daemon {
-    /// Starts it and waits until it serves.
+    /// Starts it with the default settings and waits until it serves.
     pub(crate) async fn start(postgres: &str) -> anyhow::Result<Self> {
         Self::start_with(postgres, Vec::new()).await
     }
 
-    /// The same with settings of its own.
+    /// The same with other settings.
     pub(crate) async fn start_with(postgres: &str, settings: Vec<(&'static str, String)>) -> anyhow::Result<Self> {
         // Beside the working directory: a temporary file system in memory would sync for free.
         let journal = tempfile::Builder::new().prefix(".forebay-child-").tempdir_in(".").context("make a directory for the journal")?;
         let (grpc, http) = (free_address().context("find a free port")?, free_address().context("find a free port")?);
         let start = StartOptions { postgres: postgres.to_owned(), grpc, http, journal, settings };
-        let retry = RetryPolicy { wait_min: POLL_WAIT, wait_max: POLL_WAIT, ..RetryPolicy::default() };
+        let retry = RetryPolicy { wait_min: POLL_WAIT, wait_max: POLL_WAIT, total_max: START_TIMEOUT, ..RetryPolicy::default() };
         let client = Client::builder(&start.grpc).retry(retry).connect_lazy().context("connect to the daemon")?;
         let lines = Lines::default();
         let child = start.spawn(&lines)?;
@@ -73,11 +76,6 @@ impl Daemon {
 
     pub(crate) fn address(&self) -> String {
         self.start.grpc.clone()
-    }
-
-    /// Of its pages, metrics among them.
-    pub(crate) fn http_address(&self) -> String {
-        self.start.http.clone()
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -93,6 +91,36 @@ impl Daemon {
         Ok(kibibytes * 1_024)
     }
 
+    /// How long the last start took by the daemon's own account: from opening the journal to accepting saves.
+    pub(crate) async fn recovery(&self) -> anyhow::Result<Duration> {
+        let told = async {
+            loop {
+                // It serves a moment before it tells.
+                match self.metric(RECOVERY_SECONDS).await?.filter(|&seconds| seconds > 0.0) {
+                    Some(seconds) => return anyhow::Ok(Duration::from_secs_f64(seconds)),
+                    None => tokio::time::sleep(POLL_WAIT).await,
+                }
+            }
+        };
+        timeout(METRICS_TIMEOUT, told).await.context("the daemon doesn't tell its recovery")?
+    }
+
+    /// A metric without labels.
+    async fn metric(&self, name: &str) -> anyhow::Result<Option<f64>> {
+        let page = self.metrics().await?;
+        value_of(name, &page).map(|value| value.parse().with_context(|| format!("{name} is a number"))).transpose()
+    }
+
+    /// Its page of metrics.
+    pub(crate) async fn metrics(&self) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(&self.start.http).await.context("connect to the daemon's http port")?;
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.start.http);
+        stream.write_all(request.as_bytes()).await.context("ask for the daemon's metrics")?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await.context("read the daemon's metrics")?;
+        Ok(page)
+    }
+
     /// SIGKILL, and a new start at once. How long that took to serve.
     pub(crate) async fn kill_and_start(&mut self) -> anyhow::Result<Duration> {
         self.child.kill().await.context("kill the daemon")?;
@@ -100,6 +128,11 @@ impl Daemon {
         self.child = self.start.spawn(&self.lines)?;
         self.serves().await?;
         Ok(start.elapsed())
+    }
+
+    /// SIGKILL, and its journal goes too.
+    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("kill the daemon")
     }
 
     /// SIGTERM, and its end.
@@ -138,8 +171,10 @@ impl StartOptions {
         }
         command.arg("serve").env("DATABASE_URL", &self.postgres);
         let journal = self.journal.path().display().to_string();
-        let own = [("grpc.listen", &self.grpc), ("http.listen", &self.http), ("journal.directory", &journal)];
-        for (key, value) in own.into_iter().chain(self.settings.iter().map(|(key, value)| (*key, value))) {
+        for (key, value) in [("grpc.listen", &self.grpc), ("http.listen", &self.http), ("journal.directory", &journal)] {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
         let mut child = command
@@ -171,6 +206,11 @@ fn keep(output: Option<impl AsyncRead + Send + Unpin + 'static>, lines: &Lines) 
     });
 }
 
+/// The value of a metric, named with all its labels, on a page of them.
+pub(crate) fn value_of<'a>(name: &str, page: &'a str) -> Option<&'a str> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+}
+
 fn said(lines: &Lines) -> String {
     lines.lock().expect("no holder panics").make_contiguous().join("\n")
 }
@@ -183,4 +223,17 @@ fn free_address() -> io::Result<String> {
         .map(|_| format!("127.0.0.1:{}", fastrand::u16(20_000..32_000)))
         .find(|address| TcpListener::bind(address).is_ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, "no port between 20000 and 31999 is free"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_found_by_its_whole_name() {
+        let page = "# HELP forebay_ready ...\nforebay_ready_seconds 3\nforebay_ready{lane=\"a\"} 2\nforebay_ready 1\n";
+        assert_eq!(value_of("forebay_ready", page), Some("1"));
+        assert_eq!(value_of("forebay_ready{lane=\"a\"}", page), Some("2"));
+        assert_eq!(value_of("forebay_read", page), None);
+    }
 }

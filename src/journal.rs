@@ -4,8 +4,8 @@
 //! is acknowledged again). Never decides what a save means: it numbers records, groups them, syncs once a group and hands them on.
 //!
 //! In the order data flows: [`appender`] encodes saves in the caller's task ([`record`]) and puts them in the inbox; the [`owner`]
-//! thread gathers a group, numbers it, cuts it into chunks ([`framing`]) of the current [`segment`] and syncs its [`store`]; the
-//! [`janitor`] thread opens segments ahead, closes, reads and removes old ones; [`reader`] gives entries back. [`recovery`]
+//! thread gathers a group, numbers it, and cuts it into chunks ([`framing`]) of the current [`segment`]; the [`syncer`] thread makes
+//! them durable, offers the saves and answers; the [`janitor`] thread opens segments ahead, closes, reads and removes old ones; [`reader`] gives entries back. [`recovery`]
 //! opens what is there by way of [`witness`] and [`audit`].
 
 use std::{fmt, io, path::PathBuf};
@@ -34,6 +34,7 @@ mod segment;
 mod shared;
 mod space;
 mod store;
+mod syncer;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -74,6 +74,79 @@ async fn the_benches_print_what_they_measured() {
     assert_eq!(result["rows"], 2_000);
 }
 
+/// What a bench prints as JSON.
+async fn bench(arguments: &[&str]) -> Value {
+    last_line(&forebay().arg("bench").args(arguments).arg("--json").output().await.expect("it runs"))
+}
+
+/// A figure of a report.
+fn figure(report: &Value, name: &str) -> f64 {
+    report[name].as_f64().unwrap_or_else(|| panic!("{name} is no number: {report}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bench_of_recovery_kills_the_daemon_and_gets_every_save_back() {
+    let report = bench(&["recover", "--saves", "3000", "--rounds", "2"]).await;
+    let expected = [
+        "empty_start_ms",
+        "journal_bytes",
+        "ratio",
+        "ratio_worst",
+        "recovered_per_second",
+        "recovered_per_second_own",
+        "rounds",
+        "saves",
+        "stream_per_second",
+    ];
+    assert_eq!(fields(&report), expected);
+    assert_eq!(report["saves"], 3_000);
+    assert!(figure(&report, "journal_bytes") > 3_000.0 * 300.0, "the bodies are in the journal: {report}");
+    assert!(figure(&report, "recovered_per_second_own") >= figure(&report, "recovered_per_second"), "a start is more: {report}");
+    assert!(figure(&report, "ratio") >= figure(&report, "ratio_worst") && figure(&report, "ratio_worst") > 0.0, "{report}");
+    let rounds = report["rounds"].as_array().expect("rounds");
+    assert_eq!(rounds.len(), 2);
+    for round in rounds {
+        assert_eq!(fields(round), ["empty_start_ms", "journal_bytes", "ratio", "recovery_ms", "start_ms", "stream_ms"]);
+        let ratio = figure(round, "stream_ms") / figure(round, "start_ms");
+        assert!((figure(round, "ratio") / ratio - 1.0).abs() < 0.05, "but for rounding: {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bench_of_an_outage_times_calls_before_it_and_during_it() {
+    let report = bench(&["outage", "--rounds", "1", "--seconds", "1"]).await;
+    let expected = ["before", "callers", "capacity_per_second", "during", "rate_per_second", "ratio", "ratio_worst", "rounds"];
+    assert_eq!(fields(&report), expected);
+    assert!((figure(&report, "capacity_per_second") - 2.0 * figure(&report, "rate_per_second")).abs() <= 1.0, "{report}");
+    assert_eq!(report["rounds"], json!([{"before": report["before"], "during": report["during"], "ratio": report["ratio"]}]));
+    for latency in [&report["before"], &report["during"]] {
+        assert_eq!(fields(latency), ["p50_us", "p99_us"]);
+        assert!(figure(latency, "p99_us") >= figure(latency, "p50_us") && figure(latency, "p50_us") > 0.0, "{report}");
+    }
+    assert_eq!(report["ratio"], report["ratio_worst"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bench_of_memory_weighs_the_objects_of_a_backlog() {
+    let report = bench(&["memory", "--objects", "2000"]).await;
+    let expected = [
+        "beyond",
+        "beyond_accounted",
+        "beyond_after_three_saves",
+        "key_and_body",
+        "objects",
+        "resident_bytes",
+        "resident_bytes_before",
+        "without_objects",
+        "without_objects_after_three_saves",
+    ];
+    assert_eq!(fields(&report), expected);
+    assert_eq!((&report["objects"], &report["key_and_body"]), (&json!(2_000), &json!(305.0)));
+    assert!(figure(&report, "beyond_accounted") > 0.0, "{report}");
+    let grown = figure(&report, "resident_bytes") - figure(&report, "resident_bytes_before");
+    assert!((figure(&report, "beyond") + 305.0 - grown / 2_000.0).abs() < 0.1, "{report}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_capacity_is_told_with_both_sides_of_littles_law() {
     let arguments =

@@ -22,7 +22,9 @@
 //! it is not told. So what is told is what would be stale executed directly, but for saves that a later one hides which is not.
 //! Executed one by one, nothing hides anything.
 
-use std::{collections::hash_map::Entry as Place, sync::Arc};
+use std::sync::Arc;
+
+use indexmap::map::Entry as Place;
 
 use super::{AppendedRow, CollectionFold, Entry, Fold, Footprint, Generation, Guard, Object, Part, Retry, SEQUENCE_BYTES, entry::Laid};
 use crate::{

@@ -11,9 +11,11 @@ use tonic::{
 };
 
 use super::{Load, Mode, Pace, SaveOptions};
-use crate::proto::{SaveBatchRequest, SaveRequest, SaveStreamRequest, save_service_client::SaveServiceClient, save_stream_response::Event};
+use crate::proto::{
+    Save, SaveBatchRequest, SaveRequest, SaveStreamRequest, save_service_client::SaveServiceClient, save_stream_response::Event,
+};
 
-const CONNECTIONS: usize = 4;
+pub(super) const CONNECTIONS: usize = 4;
 const BATCH_SAVES: u64 = 100;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
@@ -157,39 +159,46 @@ impl Caller {
         self.client.save_batch(request).await.map(|_| BATCH_SAVES)
     }
 
-    /// Sends as flow control lets it, to the end of the run, and hears every answer.
-    async fn stream(mut self) -> Seen {
-        let mut seen = Seen::nothing();
+    /// To the end of the run.
+    async fn stream(self) -> Seen {
         let (load, first, end) = (self.load, self.number, self.end);
-        let saves = (1..).take_while(move |_| Instant::now() < end).map(move |offset| {
-            let saves = vec![load.save(first + offset)];
-            SaveStreamRequest { offset, saves, ..Default::default() }
-        });
-        let mut answers = match self.client.save_stream(tokio_stream::iter(saves)).await {
-            Ok(answers) => answers.into_inner(),
+        let saves = (1..).take_while(move |_| Instant::now() < end).map(move |n| load.save(first + n));
+        stream(self.client, saves).await
+    }
+}
+
+/// Sends these as flow control lets it, one save a message, and hears every answer.
+pub(super) async fn stream(mut client: SaveServiceClient<Channel>, saves: impl Iterator<Item = Save> + Send + 'static) -> Seen {
+    let mut seen = Seen::nothing();
+    let requests = (1..).zip(saves).map(|(offset, save)| SaveStreamRequest { offset, saves: vec![save], ..Default::default() });
+    let mut answers = match client.save_stream(tokio_stream::iter(requests)).await {
+        Ok(answers) => answers.into_inner(),
+        Err(status) => {
+            seen.error(&status);
+            return seen;
+        }
+    };
+    let mut through = 0;
+    loop {
+        let Ok(answer) = tokio::time::timeout(CALL_TIMEOUT, answers.message()).await else {
+            seen.error(&Status::deadline_exceeded(format!("a stream was silent for {CALL_TIMEOUT:?}, after save {through} of its own")));
+            break;
+        };
+        match answer {
+            Ok(Some(answer)) => match answer.event {
+                Some(Event::Acknowledged(acknowledged)) => through = acknowledged.through,
+                Some(Event::Refused(refused)) => seen.error(&Status::new(refused.code.into(), refused.message)),
+                Some(Event::Opened(_) | Event::Failed(_)) | None => (),
+            },
+            Ok(None) => break,
             Err(status) => {
                 seen.error(&status);
-                return seen;
-            }
-        };
-        let mut through = 0;
-        while let Ok(answer) = tokio::time::timeout(CALL_TIMEOUT, answers.message()).await {
-            match answer {
-                Ok(Some(answer)) => match answer.event {
-                    Some(Event::Acknowledged(acknowledged)) => through = acknowledged.through,
-                    Some(Event::Refused(refused)) => seen.error(&Status::new(refused.code.into(), refused.message)),
-                    Some(Event::Opened(_) | Event::Failed(_)) | None => (),
-                },
-                Ok(None) => break,
-                Err(status) => {
-                    seen.error(&status);
-                    break;
-                }
+                break;
             }
         }
-        seen.acknowledged = through.saturating_sub(seen.errors);
-        seen
     }
+    seen.acknowledged = through.saturating_sub(seen.errors);
+    seen
 }
 
 #[cfg(test)]

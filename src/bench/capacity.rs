@@ -19,10 +19,10 @@ use anyhow::{Context, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
-use super::{callers, load, pause};
+use super::{callers, pause, target};
 use crate::{
     child::Daemon,
-    sandbox::{Database, Sandbox, SandboxOptions},
+    sandbox::{Database, Sandbox},
     settings::Settings,
 };
 use drain::Drain;
@@ -127,9 +127,7 @@ struct Step<M> {
 pub async fn capacity(options: CapacityOptions) -> anyhow::Result<CapacityReport> {
     let most = options.connections.iter().max().copied().context("--connections is empty: nobody would save")?;
     allow_connections(most + options.slow)?;
-    let postgres = tokio::task::spawn_blocking(|| Sandbox::create(SandboxOptions::default())).await.context("start a private Postgres")?;
-    let postgres = postgres.context("start a private Postgres")?;
-    Database::connect(&postgres.url()).await?.run(load::SCHEMA).await.context("make the table")?;
+    let postgres = target::postgres("").await?;
     let mut ingest = Vec::new();
     for slow in [0, options.slow].into_iter().take(1 + usize::from(options.slow > 0)) {
         for &connections in &options.connections {
@@ -147,7 +145,7 @@ async fn ingest_capacity(postgres: &Sandbox, options: &CapacityOptions, connecti
     let slow_clients = SlowClients::begin(&daemon.address(), slow).await?;
     let channels = callers::connect(&daemon.address(), connections).await?;
     all_connected(&daemon, (connections + slow) as u64).await?;
-    let ingest = Ingest { channels, http: daemon.http_address(), bound: options.p95, step: options.step };
+    let ingest = Ingest { channels, daemon: &daemon, bound: options.p95, step: options.step };
     let name = format!("ingest, {connections} connections, {slow} slow clients");
     let search = Search::new(INGEST_RATE_FIRST, options.rate_max);
     let capacity = climb(&name, search, async |rate, seed| ingest.step(rate, seed).await).await?;
@@ -161,8 +159,7 @@ async fn drain_capacity(postgres: &Sandbox, options: &CapacityOptions) -> anyhow
     let daemon = start(postgres).await?;
     let drain = Drain {
         channels: callers::connect(&daemon.address(), DRAIN_CONNECTIONS).await?,
-        client: daemon.client().clone(),
-        http: daemon.http_address(),
+        daemon: &daemon,
         database: Database::connect(&postgres.url()).await?,
         step: options.step,
         fresh: 0.into(),

@@ -78,6 +78,11 @@ pub(super) fn save(key: u64, score: u64) -> proto::Save {
     }
 }
 
+/// Bytes of the key and the body of such a save.
+pub(super) fn bytes(key: u64) -> u64 {
+    u64::from(key.checked_ilog10().map_or(1, |digits| digits + 1)) + BODY_BYTES as u64
+}
+
 fn body(score: u64) -> Vec<u8> {
     let mut body = Vec::with_capacity(BODY_BYTES);
     body.extend_from_slice(HEAD.as_bytes());
@@ -105,6 +110,15 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(value.as_object().expect("an object").len(), 5);
         assert_eq!(value["score"], SCORE_MIN + 77);
+    }
+
+    #[test]
+    fn a_save_has_as_many_bytes_as_it_says() {
+        for key in [0, 9, 10, 12_345] {
+            let save = save(key, 1);
+            let Some(proto::save::Change::Json(json)) = save.change else { panic!("a set") };
+            assert_eq!(bytes(key), (save.key.concat().len() + json.len()) as u64, "{key}");
+        }
     }
 
     #[test]

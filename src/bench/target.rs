@@ -41,11 +41,7 @@ impl Target {
 
     /// A daemon of our own, whose table was changed by these statements; with [`ENDPOINT`], if wanted.
     pub(super) async fn start_own(changes: &str, with_endpoint: bool) -> anyhow::Result<Self> {
-        let postgres = tokio::task::spawn_blocking(|| Sandbox::create(SandboxOptions::default()))
-            .await
-            .context("start a private Postgres")?
-            .context("start a private Postgres")?;
-        Database::connect(&postgres.url()).await?.run(&format!("{}; {changes}", load::SCHEMA)).await.context("make the table")?;
+        let postgres = postgres(changes).await?;
         // Beside the working directory: a temporary file system in memory would sync for free.
         let journal = tempfile::Builder::new().prefix(".forebay-bench-").tempdir_in(".").context("make a directory for the journal")?;
         let mut settings = settings(&postgres, &journal);
@@ -77,6 +73,14 @@ impl Target {
         drop(postgres);
         journal.close().context("remove the journal")
     }
+}
+
+/// A private Postgres with the table of the loads, changed by these statements.
+pub(super) async fn postgres(changes: &str) -> anyhow::Result<Sandbox> {
+    let postgres = tokio::task::spawn_blocking(|| Sandbox::create(SandboxOptions::default())).await.context("start a private Postgres")?;
+    let postgres = postgres.context("start a private Postgres")?;
+    Database::connect(&postgres.url()).await?.run(&format!("{}; {changes}", load::SCHEMA)).await.context("make the table")?;
+    Ok(postgres)
 }
 
 /// Nobody listens there: every attempt fails, and everything is kept to be tried again.

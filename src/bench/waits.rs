@@ -13,13 +13,12 @@ use tonic::transport::Channel;
 use super::{
     Load, Mode, SaveOptions,
     callers::{self, Seen},
-    load, pause,
+    load, pause, target,
 };
 use crate::{
     child::Daemon,
     client::Client,
     proto::{AwaitTicketRequest, SaveBatchRequest, TicketState, save_service_client::SaveServiceClient},
-    sandbox::{Database, Sandbox, SandboxOptions},
 };
 
 /// Below `grpc.streams_per_connection_max`.
@@ -71,9 +70,7 @@ impl WaitsReport {
 /// # Errors
 /// No private Postgres, a daemon that doesn't start, or a caller that isn't told.
 pub async fn waits(options: WaitsOptions) -> anyhow::Result<WaitsReport> {
-    let postgres = tokio::task::spawn_blocking(|| Sandbox::create(SandboxOptions::default())).await.context("start a private Postgres")?;
-    let postgres = postgres.context("start a private Postgres")?;
-    Database::connect(&postgres.url()).await?.run(load::SCHEMA).await.context("make the table")?;
+    let postgres = target::postgres("").await?;
     let daemon = Daemon::start(&postgres.url()).await?;
     let report = measure(&daemon, options).await;
     daemon.stop().await?;

@@ -23,10 +23,10 @@ pub enum NotFlushed {
 }
 
 impl NotFlushed {
+    /// Not for a pause: what was asked tells of it. The lane still shows one when it is over, until it hears of that.
     pub(super) fn because(state: &LaneState) -> Option<Self> {
         match state {
             LaneState::Halted(halt) => Some(Self::Halted(halt.reason.clone())),
-            LaneState::Paused { reason, .. } => Some(Self::Paused(Arc::clone(reason))),
             LaneState::Fenced { .. } => Some(Self::Fenced),
             LaneState::Stopped => Some(Self::Stopped),
             _ => None,
@@ -54,7 +54,7 @@ impl LaneHandle {
             if self.holds(through) {
                 return Ok(through);
             }
-            // The pause itself, too: a lane sees it only after its transaction.
+            // The pause as it was asked for: a lane hears of it, and of its end, only after its transaction.
             if let Some(pause) = &control.borrow_and_update().pause {
                 return Err(NotFlushed::Paused(Arc::clone(&pause.reason)));
             }

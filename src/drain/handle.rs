@@ -31,7 +31,7 @@ pub(super) struct Shared {
     /// Postgres has said where it stands. Until then the position is what the journal noted, and Postgres may have gone back.
     pub(super) confirmed: watch::Sender<bool>,
     state: watch::Sender<LaneState>,
-    /// Why a Flush can't wait. Apart from `state`, which changes with every transaction and would wake all who wait.
+    /// Why a Flush can't wait, but for a pause, which is in `control`. Apart from `state`, which changes with every transaction and would wake all who wait.
     pub(super) stuck: watch::Sender<Option<NotFlushed>>,
     recent: Mutex<Recent>,
 }

@@ -447,6 +447,19 @@ async fn a_pause_holds_only_once_the_lane_has_heard_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flush_right_after_a_resume_waits_instead_of_being_told_of_the_pause() {
+    let world = World::new(20);
+    let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);
+    life.until(|state| *state == LaneState::Idle).await;
+    life.handle.pause("a test", None);
+    life.handle.paused().await;
+    assert!(life.save(&world, world.batch_without_poison(1)));
+    life.handle.resume(false);
+    assert!(matches!(life.handle.status().state, LaneState::Paused { .. }), "the lane has not heard of it");
+    assert_eq!(life.handle.flush(None).await, Ok(world.last()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pause_ends_by_itself() {
     let world = World::new(9);
     let life = Life::start(&world, Duration::ZERO, Sequence::ZERO);

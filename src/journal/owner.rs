@@ -1,18 +1,17 @@
-//! The owner: the one thread that writes. Takes one append, gathers all that wait, writes and syncs them as one group, offers
-//! them to the backlog, and only then answers.
+//! The owner: the one thread that writes. Takes one append, gathers all that wait, writes them as one group, and hands it to the
+//! [`syncer`](super::syncer), which makes it durable while the next one is gathered and written.
 
 use std::{
-    sync::{Arc, mpsc},
-    time::Duration,
+    sync::{Arc, atomic::Ordering, mpsc},
+    time::Instant,
 };
 
 use super::{
-    appender::Done,
     janitor::{Job, Prepared},
-    running::{Events, GroupStats},
     segment::{SegmentWriter, Settled, Wanted},
     shared::{Append, Failed, Fetched, Request, Shared},
     store::StoreError,
+    syncer::{Handed, Written},
 };
 use crate::{
     save::{Accepted, Sequence},
@@ -24,18 +23,15 @@ const MEASURE_BYTES: u64 = 16 << 20;
 
 pub(super) struct Owner {
     shared: Arc<Shared>,
-    events: Events,
     jobs: mpsc::Sender<Job>,
     prepared: mpsc::Receiver<Prepared>,
+    syncer: mpsc::SyncSender<Handed>,
     segment: SegmentWriter,
-    /// The segment before, until the opening of the current one is synced.
-    retired: Option<SegmentWriter>,
     /// The last sequence given.
     last: Sequence,
     group_bytes_max: usize,
     group_saves_max: usize,
     segment_bytes: u64,
-    sync_warn: Duration,
     /// What was taken from the inbox but belongs behind the group being gathered.
     held: Option<Request>,
     group: Vec<Append>,
@@ -69,24 +65,22 @@ impl Owner {
     pub(super) fn new(
         settings: &JournalSettings,
         shared: Arc<Shared>,
-        events: Events,
         jobs: mpsc::Sender<Job>,
         prepared: mpsc::Receiver<Prepared>,
+        syncer: mpsc::SyncSender<Handed>,
         segment: SegmentWriter,
         last: Sequence,
     ) -> Self {
         Self {
             shared,
-            events,
             jobs,
             prepared,
+            syncer,
             segment,
-            retired: None,
             last,
             group_bytes_max: usize::try_from(settings.group_bytes_max).unwrap_or(usize::MAX),
             group_saves_max: usize::try_from(settings.group_saves_max).unwrap_or(usize::MAX),
             segment_bytes: settings.segment_bytes,
-            sync_warn: settings.sync_warn,
             held: None,
             group: Vec::new(),
             positions: Settled::new(),
@@ -97,14 +91,13 @@ impl Owner {
     /// The thread's whole life: until the inbox is closed and empty, or something fails.
     pub(super) fn run(mut self) {
         let ended = self.serve();
-        let Self { shared, jobs, prepared, segment, retired, .. } = self;
+        let Self { shared, jobs, prepared, segment, .. } = self;
         match ended {
             // The janitor closes what is open; if it is gone, it has failed and said so.
             Ok(()) => drop(jobs.send(Job::Finish(segment, prepared.try_recv().ok()))),
             Err(fatal) => {
                 // What the store holds is for the next start to judge: closing it would write again.
                 segment.abandon();
-                retired.into_iter().for_each(SegmentWriter::abandon);
                 match fatal {
                     Fatal::Known => {}
                     Fatal::Store(error) => shared.fail(format!("write the journal: {error}")),
@@ -124,7 +117,7 @@ impl Owner {
             match request {
                 Request::Append(append) => {
                     self.gather(append);
-                    self.commit()?;
+                    self.write()?;
                     self.rotate_if_full()?;
                 }
                 Request::Read(wanted, reply) => drop(reply.send(self.fetch(&wanted))),
@@ -133,7 +126,7 @@ impl Owner {
                 Request::Stop => self.shared.requests().close(),
             }
         }
-        self.sync_opening()
+        self.await_synced()
     }
 
     fn next(&mut self) -> Option<Request> {
@@ -162,8 +155,8 @@ impl Owner {
         }
     }
 
-    /// Writes the gathered group, makes it durable, offers it, answers.
-    fn commit(&mut self) -> Result<(), Fatal> {
+    /// Writes the gathered group and hands it to the syncer, as soon as that has finished the one before.
+    fn write(&mut self) -> Result<(), Fatal> {
         let first = self.last.plus(1);
         let saves = self.group.iter().map(|append| append.saves.len()).sum();
         let (mut charge, mut bytes) = (0, 0);
@@ -185,44 +178,24 @@ impl Owner {
         self.shared.limits.group_saves.saw(saves.into());
         self.shared.positions(&mut self.positions);
         self.shared.begin_write(answers)?;
+        self.segment.note_synced(self.shared.synced_chunk.load(Ordering::Relaxed));
+        let started = Instant::now();
         self.segment.put(first, saves, records.iter().map(Vec::as_slice), &self.positions)?;
-        let (sync, answers) = self.sync(charge)?;
-        self.shared.limits.journal_inbox_bytes.give_back(bytes);
-        (self.events.offer)(accepted);
-        for (done, sequence) in answers {
-            done.tell(Ok(sequence));
-        }
-        (self.events.on_group)(GroupStats { saves, bytes, sync });
+        self.segment.write_out()?;
+        let (file, summary) = (Arc::clone(self.segment.file()), self.segment.summary().clone());
+        self.hand_over(Some(Written { file, summary, accepted, bytes, charge, writing: started.elapsed() }))?;
         self.measure_after(bytes);
         Ok(())
     }
 
-    /// Makes an opening durable that no group follows at once.
-    fn sync_opening(&mut self) -> Result<(), Fatal> {
-        if self.retired.is_some() {
-            self.shared.begin_write(Vec::new())?;
-            self.sync(0)?;
-        }
-        Ok(())
+    fn hand_over(&self, handed: Handed) -> Result<(), Fatal> {
+        // If the syncer is gone, it has failed and said so.
+        self.syncer.send(handed).map_err(|_| Fatal::Known)
     }
 
-    /// One sync for everything put since the last one. Afterwards it may be read, and its callers be answered.
-    fn sync(&mut self, charge: u64) -> Result<(Duration, Vec<(Done, Sequence)>), Fatal> {
-        let took = self.segment.sync()?;
-        let answers = self.shared.end_write()?;
-        if took > self.sync_warn {
-            tracing::warn!(seconds = took.as_secs_f64(), "a journal sync was slow");
-        }
-        self.shared.last_sync_us.store(took.as_micros() as u64, std::sync::atomic::Ordering::Relaxed);
-        if let Some(retired) = self.retired.take() {
-            self.jobs.send(Job::Close(retired)).map_err(|_| Fatal::Alone)?;
-            self.shared.table().rotate(self.segment.summary());
-        }
-        if self.segment.summary().saves > 0 {
-            self.shared.limits.segment_bytes.saw(self.segment.summary().bytes);
-            self.shared.table().grow(self.segment.summary(), charge);
-        }
-        Ok((took, answers))
+    /// Returns once everything written is synced and answered.
+    fn await_synced(&self) -> Result<(), Fatal> {
+        self.hand_over(None)
     }
 
     /// The next segment has usually been opened ahead; if not, this one may grow to twice its size before anybody waits.
@@ -245,30 +218,36 @@ impl Owner {
             let prepared = self.await_prepared()?;
             self.rotate(prepared)?;
         }
-        self.sync_opening()
+        Ok(())
     }
 
     /// Waits for the janitor as for the disk, under the watchdog: what it hangs in holds up everybody behind us.
     fn await_prepared(&self) -> Result<Prepared, Fatal> {
+        self.await_synced()?;
         self.shared.begin_write(Vec::new())?;
         let prepared = self.prepared.recv().map_err(|_| Fatal::Alone)?;
         self.shared.end_write()?;
         Ok(prepared)
     }
 
-    /// Begins the next segment. Its opening becomes durable with its first group.
+    /// Begins the next segment: what it follows is durable, and so is its opening.
     fn rotate(&mut self, prepared: Prepared) -> Result<(), Fatal> {
+        self.await_synced()?;
+        self.shared.begin_write(Vec::new())?;
+        self.segment.note_synced(self.segment.summary().last_chunk);
         self.shared.positions(&mut self.positions);
         let start = self.segment.next_start(prepared.segment);
-        let next = SegmentWriter::open(prepared.store, &start, 0, &self.positions)?;
-        self.retired = Some(std::mem::replace(&mut self.segment, next));
-        Ok(())
+        let mut next = SegmentWriter::open(prepared.store, &start, 0, &self.positions)?;
+        next.sync()?;
+        self.shared.end_write()?;
+        let full = std::mem::replace(&mut self.segment, next);
+        self.shared.table().rotate(self.segment.summary());
+        self.jobs.send(Job::Close(full)).map_err(|_| Fatal::Alone)
     }
 
     /// Between groups: readers of the current segment.
     fn fetch(&self, wanted: &Wanted) -> Fetched {
-        let mut here = std::iter::once(&self.segment).chain(&self.retired);
-        here.find(|segment| segment.summary().segment == wanted.segment).map(|segment| segment.fetch(wanted))
+        (self.segment.summary().segment == wanted.segment).then(|| self.segment.fetch(wanted))
     }
 
     fn measure_after(&mut self, bytes: u64) {

@@ -16,6 +16,7 @@ use super::{
     owner::Owner,
     reader::Reader,
     shared::{OnFatal, Request, Shared},
+    syncer::Syncer,
     table::{Retention, Table},
 };
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
     save::{Accepted, LaneId, Sequence},
 };
 
-/// What the journal calls. All but the last on its own thread: quick, and never blocking.
+/// What the journal calls. All but the last on a thread of its own: quick, and never blocking.
 pub struct Events {
     /// Every group once it is synced, in sequence order, before its callers are answered.
     pub offer: Box<dyn FnMut(Vec<Accepted>) + Send>,
@@ -116,10 +117,14 @@ impl Journal {
             rotating: None,
         };
         let events = Events { offer, on_group, on_fatal: Box::new(drop) };
-        let owner = Owner::new(&self.settings, Arc::clone(&shared), events, jobs.clone(), owner_prepared, self.segment, self.before_run);
+        // By rendezvous: see the syncer.
+        let (hand_over, groups) = mpsc::sync_channel(0);
+        let syncer = Syncer { shared: Arc::clone(&shared), events, groups, sync_warn: self.settings.sync_warn };
+        let owner = Owner::new(&self.settings, Arc::clone(&shared), jobs.clone(), owner_prepared, hand_over, self.segment, self.before_run);
         let watchdog = Arc::new(Bell::default());
         let mut threads = vec![spawn("forebay-janitor", &shared, move || janitor.run())?];
         threads.push(spawn("forebay-journal", &shared, move || owner.run())?);
+        threads.push(spawn("forebay-syncer", &shared, move || syncer.run())?);
         let (watched, bell, timeout) = (Arc::clone(&shared), Arc::clone(&watchdog), self.settings.sync_timeout);
         threads.push(spawn("forebay-watchdog", &shared, move || watch(&watched, &bell, timeout))?);
         Ok(Running { shared, jobs, threads, watchdog, ledger: self.ledger, id: self.id, run: self.run, directory: Some(directory) })
@@ -213,8 +218,8 @@ impl Running {
             (Arc::clone(&self.shared), Arc::clone(&self.watchdog), self.ledger.clone(), self.directory.take());
         let ended = tokio::task::spawn_blocking(move || {
             let mut threads = threads.into_iter();
-            // The janitor and the owner end each other; the watchdog watches to the end.
-            let ended = threads.by_ref().take(2).all(|thread| thread.join().is_ok());
+            // The janitor, the owner and the syncer end each other; the watchdog watches to the end.
+            let ended = threads.by_ref().take(3).all(|thread| thread.join().is_ok());
             watchdog.ring();
             let watched = threads.all(|thread| thread.join().is_ok());
             let closed = ledger.close().map_err(|error| format!("close the ledger: {error}"));

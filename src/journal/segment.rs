@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::Path,
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -171,13 +171,29 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Makes everything written durable. Returns how long the device took.
-    pub(super) fn sync(&mut self) -> Result<Duration, StoreError> {
-        let started = Instant::now();
-        self.store.sync()?;
-        self.synced_through = self.summary.last_chunk;
+    /// Hands everything put so far to the kernel. Durable once [`SegmentWriter::file`] is synced.
+    pub(super) fn write_out(&mut self) -> Result<(), StoreError> {
+        self.store.write_out()?;
         self.summary.bytes = self.store.bytes()?;
-        Ok(started.elapsed())
+        Ok(())
+    }
+
+    /// The file whose `fdatasync` makes durable what was written out before it.
+    pub(super) fn file(&self) -> &Arc<File> {
+        self.store.file()
+    }
+
+    /// Everything up to this chunk is known to be durable: later chunks say so.
+    pub(super) fn note_synced(&mut self, through: u64) {
+        self.synced_through = self.synced_through.max(through);
+    }
+
+    /// Makes everything put so far durable.
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        self.write_out()?;
+        self.file().sync_data()?;
+        self.note_synced(self.summary.last_chunk);
+        Ok(())
     }
 
     /// What it holds.

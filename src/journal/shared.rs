@@ -1,6 +1,7 @@
 //! What the journal's threads and handles share, and the one way it fails (P8).
 
 use std::{
+    collections::VecDeque,
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -68,10 +69,9 @@ pub(super) struct Shared {
     held: AtomicU64,
     pub space: Space,
     pub limits: Limits,
-    clock: Instant,
-    /// Microseconds on `clock` at which the write under way began, plus one; 0 if there is none.
-    write_began: AtomicU64,
     pub last_sync_us: AtomicU64,
+    /// The last chunk that is synced.
+    pub synced_chunk: AtomicU64,
 }
 
 /// Called once, with the reason, when the journal has failed.
@@ -92,11 +92,17 @@ struct Lane {
 
 const UNREAD: u64 = u64::MAX;
 
-/// The callers of the group that is being written. Whoever takes them out answers them.
+/// The groups that are being written or synced, in order. Whoever takes their callers out answers them.
 #[derive(Debug, Default)]
 struct InFlight {
     failed: bool,
-    waiting: Vec<(Done, Sequence)>,
+    groups: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    callers: Vec<(Done, Sequence)>,
 }
 
 /// The journal has failed; everybody has been told.
@@ -122,9 +128,8 @@ impl Shared {
             held: AtomicU64::new(u64::MAX),
             space: Space::new(&limits.journal_free_bytes),
             limits: limits.clone(),
-            clock: Instant::now(),
-            write_began: AtomicU64::new(0),
             last_sync_us: AtomicU64::new(0),
+            synced_chunk: AtomicU64::new(0),
         };
         shared.give_back_settled();
         shared
@@ -196,27 +201,27 @@ impl Shared {
     }
 
     /// Hands the callers of the next group over: from now on a failure answers them.
-    pub(super) fn begin_write(&self, waiting: Vec<(Done, Sequence)>) -> Result<(), Failed> {
+    pub(super) fn begin_write(&self, callers: Vec<(Done, Sequence)>) -> Result<(), Failed> {
         let mut in_flight = self.in_flight();
         if in_flight.failed {
             return Err(Failed);
         }
-        in_flight.waiting = waiting;
-        self.write_began.store(self.clock.elapsed().as_micros() as u64 + 1, Ordering::Relaxed);
+        in_flight.groups.push_back(Waiting { since: Instant::now(), callers });
         Ok(())
     }
 
-    /// Takes the callers back, to be told of success. Not after a failure: they have been answered.
+    /// Takes the callers of the oldest group back, to be told of success. Not after a failure: they have been answered.
     pub(super) fn end_write(&self) -> Result<Vec<(Done, Sequence)>, Failed> {
         let mut in_flight = self.in_flight();
-        self.write_began.store(0, Ordering::Relaxed);
-        if in_flight.failed { Err(Failed) } else { Ok(std::mem::take(&mut in_flight.waiting)) }
+        if in_flight.failed {
+            return Err(Failed);
+        }
+        Ok(in_flight.groups.pop_front().expect("a write ends that has begun").callers)
     }
 
-    /// For how long the write under way has been.
+    /// For how long the oldest write under way has been.
     pub(super) fn writing_for(&self) -> Option<Duration> {
-        let began = self.write_began.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.clock.elapsed().saturating_sub(Duration::from_micros(began)))
+        self.in_flight().groups.front().map(|oldest| oldest.since.elapsed())
     }
 
     /// The journal has failed: nothing is acknowledged from now on. Whoever waits is told that the outcome is unknown, and
@@ -228,7 +233,7 @@ impl Shared {
                 return;
             }
             self.failure.set(reason.clone()).expect("set once, under the lock");
-            std::mem::take(&mut in_flight.waiting)
+            std::mem::take(&mut in_flight.groups)
         };
         drop(waiting);
         // The owner may sleep on the inbox; then it empties it when it wakes. Else (it hangs in a sync, or is gone) we do.

@@ -1,7 +1,7 @@
 //! The store: a sled directory behind the few acts that a journal needs. Nothing else in Forebay knows sled.
 //!
 //! Keeps P1 together with [`segment`](super::segment): sled's own `flush` only asks the kernel to write (`sync_file_range`), so
-//! [`Store::sync`] adds an `fdatasync` on a handle of our own, and opening syncs what sled never does: `conf`, `db`,
+//! there is an `fdatasync` on a handle of our own, and opening syncs what sled never does: `conf`, `db`,
 //! snapshots, `blobs/`, the directory and its parent. Never used: sled's background flusher (it swallows errors),
 //! `flush_async` (deadlocks), `generate_id`, transactions, removal of single values from a segment.
 
@@ -10,6 +10,7 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -65,7 +66,7 @@ pub(super) struct Store {
     /// Chunks and bytes put on the last shelf since it was opened; `None` until something is put.
     filled: Option<(u64, u64)>,
     /// Our own handle of sled's file: its errors are reported to us, whatever sled does with its own.
-    file: File,
+    file: Arc<File>,
 }
 
 impl Store {
@@ -85,7 +86,7 @@ impl Store {
             .flush_every_ms(None);
         let db = open_patiently(&config)?;
         match settle(&db, path) {
-            Ok((shelves, file)) => Ok(Self { db, shelves, filled: None, file }),
+            Ok((shelves, file)) => Ok(Self { db, shelves, filled: None, file: Arc::new(file) }),
             Err(error) => {
                 // Dropped, sled would sync once more, and panic if that fails too.
                 std::mem::forget(db);
@@ -136,9 +137,20 @@ impl Store {
         self.db.scan_prefix(prefix).map(|pair| Ok(pair?)).collect()
     }
 
+    /// Hands everything put so far to the kernel. Durable once [`Store::file`] is synced.
+    pub(super) fn write_out(&self) -> Result<(), StoreError> {
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// The file whose `fdatasync` makes durable what was written out before it.
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
     /// Makes everything put so far durable: one `fdatasync`.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.db.flush()?;
+        self.write_out()?;
         Ok(self.file.sync_data()?)
     }
 
@@ -165,7 +177,7 @@ impl Store {
     /// Lets every later sync fail, as a broken disk would.
     #[cfg(test)]
     pub(super) fn break_sync(&mut self) {
-        self.file = File::open("/dev/null").expect("a device that can't be synced");
+        self.file = Arc::new(File::open("/dev/null").expect("a device that can't be synced"));
     }
 
     /// Leaves it as it is: after a failure sled's own closing would write again.

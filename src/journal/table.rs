@@ -72,11 +72,11 @@ impl Table {
     }
 
     /// The current segment has grown by a synced group.
-    pub(super) fn grow(&mut self, summary: &Summary, charge: u64) {
-        let current = self.segments.last_mut().expect("there is always a current segment");
-        current.summary.clone_from(summary);
-        current.drained_since = None;
+    pub(super) fn grow(&mut self, summary: Summary, charge: u64) {
         let through = summary.last();
+        let current = self.segments.last_mut().expect("there is always a current segment");
+        current.summary = summary;
+        current.drained_since = None;
         match self.charges.back_mut().filter(|open| open.bytes < CHARGE_STEP_BYTES) {
             Some(open) => *open = Charge { through, bytes: open.bytes + charge },
             None => self.charges.push_back(Charge { through, bytes: charge }),

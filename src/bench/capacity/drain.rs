@@ -29,6 +29,7 @@ use super::{
     utilisation::Utilisation,
 };
 use crate::{
+    child::Daemon,
     client::{Client, Outcome, Ticket, Watermark},
     proto::{SaveBatchRequest, save_service_client::SaveServiceClient},
     sandbox::Database,
@@ -63,12 +64,10 @@ pub(super) struct Measured {
 
 /// A daemon and its Postgres, to be filled.
 #[derive(Debug)]
-pub(super) struct Drain {
+pub(super) struct Drain<'a> {
     /// Batches take turns on them.
     pub(super) channels: Vec<Channel>,
-    pub(super) client: Client,
-    /// Of the daemon's metrics.
-    pub(super) http: String,
+    pub(super) daemon: &'a Daemon,
     pub(super) database: Database,
     /// A third of what is measured.
     pub(super) step: Duration,
@@ -76,7 +75,7 @@ pub(super) struct Drain {
     pub(super) fresh: AtomicU64,
 }
 
-impl Drain {
+impl Drain<'_> {
     /// Empties the table, warms up for one step and measures for three.
     pub(super) async fn step(&self, rate: f64, seed: u64) -> anyhow::Result<Step<Measured>> {
         self.database.run(&format!("truncate {}", load::COLLECTION)).await.context("empty the table")?;
@@ -84,10 +83,10 @@ impl Drain {
         let from = begin + self.step;
         let until = from + 3 * self.step;
         let stays = Arc::new(Mutex::new(Stays::between(from, until)));
-        let watching = AbortOnDropHandle::new(tokio::spawn(watch(self.client.clone(), Arc::clone(&stays))));
+        let watching = AbortOnDropHandle::new(tokio::spawn(watch(self.daemon.client().clone(), Arc::clone(&stays))));
         let levels = [BACKLOG, APPLYING];
-        let (fed, watched) = tokio::join!(self.feed(rate, begin, until, seed, &stays), Watched::watch(&self.http, from, until, levels));
-        self.client.flush(&[], FLUSH_TIMEOUT).await.context("wait for the drain")?;
+        let (fed, watched) = tokio::join!(self.feed(rate, begin, until, seed, &stays), Watched::watch(self.daemon, from, until, levels));
+        self.daemon.client().flush(&[], FLUSH_TIMEOUT).await.context("wait for the drain")?;
         all_told(&stays, watching).await?;
         let Fed { missed, error } = fed;
         let measured = measured(&stays.lock().expect("no holder panics"), &watched?);
@@ -241,15 +240,15 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mark = |text: &str| Watermark::from(text.to_owned());
         let mut stays = Stays::between(at(100), at(200));
-        stays.entered("a1".into(), 5, at(50));
-        stays.entered("a3".into(), 10, at(120));
-        stays.entered("a2".into(), 20, at(110));
+        stays.entered("a1".to_owned().into(), 5, at(50));
+        stays.entered("a3".to_owned().into(), 10, at(120));
+        stays.entered("a2".to_owned().into(), 20, at(110));
         stays.settled(mark("a3"), at(150));
         assert_eq!(stays.inside.len(), 1, "a watermark covers what lies below it");
         assert_eq!((stays.left.len(), stays.left.max()), (20, 40_031), "what came before is not measured");
         stays.settled(mark("a5"), at(160));
-        stays.entered("a4".into(), 70, at(165));
-        stays.entered("a6".into(), 1, at(200));
+        stays.entered("a4".to_owned().into(), 70, at(165));
+        stays.entered("a6".to_owned().into(), 1, at(200));
         assert_eq!((stays.left.len(), stays.left.count_at(0), stays.inside.len()), (100, 70, 1));
         stays.settled(mark("a7"), at(300));
         assert_eq!(stays.left.len(), 100, "nor what came after");

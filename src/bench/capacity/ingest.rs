@@ -19,7 +19,10 @@ use super::{
     page::Watched,
     utilisation::Utilisation,
 };
-use crate::proto::{SaveRequest, save_service_client::SaveServiceClient};
+use crate::{
+    child::Daemon,
+    proto::{SaveRequest, save_service_client::SaveServiceClient},
+};
 
 /// Calls at once; one that is due while so many wait is not made, and the step is broken. Just below
 /// `grpc.calls_in_flight_max`, where the daemon would refuse them itself.
@@ -47,11 +50,10 @@ pub(super) struct Measured {
 
 /// The callers of one daemon.
 #[derive(Debug)]
-pub(super) struct Ingest {
+pub(super) struct Ingest<'a> {
     /// Calls take turns on them.
     pub(super) channels: Vec<Channel>,
-    /// Of the daemon's metrics.
-    pub(super) http: String,
+    pub(super) daemon: &'a Daemon,
     pub(super) bound: Duration,
     pub(super) step: Duration,
 }
@@ -62,7 +64,7 @@ struct Calls {
     late: Histogram<u64>,
 }
 
-impl Ingest {
+impl Ingest<'_> {
     /// Warms up for half a step, then measures for one.
     pub(super) async fn step(&self, rate: f64, seed: u64) -> anyhow::Result<Step<Measured>> {
         let begin = Instant::now();
@@ -70,7 +72,7 @@ impl Ingest {
         let until = from + self.step;
         let arrivals = Arrivals::begin(rate, begin, until, seed);
         let levels = [IN_FLIGHT];
-        let ((calls, missed), watched) = tokio::join!(self.call(arrivals, from), Watched::watch(&self.http, from, until, levels));
+        let ((calls, missed), watched) = tokio::join!(self.call(arrivals, from), Watched::watch(self.daemon, from, until, levels));
         let (Calls { seen, late }, watched) = (calls, watched?);
         let measured = Measured {
             p50_us: seen.latencies.value_at_quantile(0.5),

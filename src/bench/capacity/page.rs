@@ -2,19 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::{sleep_until, timeout},
-};
+use anyhow::Context;
+use tokio::time::{sleep_until, timeout};
 
 use super::utilisation::{OwnCpu, Utilisation};
+use crate::child::{Daemon, value_of};
 
 /// The daemon is driven to its limit meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Far above any page of one collection and one lane.
-const PAGE_BYTES_MAX: u64 = 1 << 20;
 /// Often enough for a tenth of a second to show, seldom enough to cost nothing beside the load.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(25);
 const CPU_SECONDS: &str = "process_cpu_seconds_total";
@@ -27,26 +22,15 @@ struct Page {
 }
 
 impl Page {
-    async fn read(address: &str) -> anyhow::Result<Self> {
-        let text = timeout(TIMEOUT, get(address)).await.context("the daemon doesn't show its metrics")?;
-        let text = text.context("read the daemon's metrics")?;
-        ensure!(text.starts_with("HTTP/1.1 200"), "the daemon shows no metrics: {}", text.lines().next().unwrap_or_default());
+    async fn read(daemon: &Daemon) -> anyhow::Result<Self> {
+        let text = timeout(TIMEOUT, daemon.metrics()).await.context("the daemon doesn't show its metrics")??;
         Ok(Self { text, read_at: Instant::now() })
     }
 
     /// A series by its whole name, labels included.
     fn value(&self, series: &str) -> anyhow::Result<f64> {
-        let found = self.text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        found.and_then(|value| value.parse().ok()).with_context(|| format!("the daemon's metrics have no {series}"))
+        value_of(series, &self.text).and_then(|value| value.parse().ok()).with_context(|| format!("the daemon's metrics have no {series}"))
     }
-}
-
-async fn get(address: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.take(PAGE_BYTES_MAX).read_to_string(&mut answer).await?;
-    Ok(answer)
 }
 
 /// What the page said over a step.
@@ -61,20 +45,20 @@ pub(super) struct Watched<const LEVELS: usize> {
 
 impl<const LEVELS: usize> Watched<LEVELS> {
     /// Watches levels from one instant until another.
-    pub(super) async fn watch(address: &str, from: Instant, until: Instant, levels: [&str; LEVELS]) -> anyhow::Result<Self> {
+    pub(super) async fn watch(daemon: &Daemon, from: Instant, until: Instant, levels: [&str; LEVELS]) -> anyhow::Result<Self> {
         sleep_until(from.into()).await;
-        let (own, first) = (OwnCpu::begin(), Page::read(address).await?);
+        let (own, first) = (OwnCpu::begin(), Page::read(daemon).await?);
         let mut samples = levels.map(|_| Vec::new());
         let mut due = from;
         while due < until {
             due += SAMPLE_INTERVAL;
             sleep_until(due.into()).await;
-            let page = Page::read(address).await?;
+            let page = Page::read(daemon).await?;
             for (level, samples) in levels.iter().zip(&mut samples) {
                 samples.push(page.value(level)?);
             }
         }
-        let last = Page::read(address).await?;
+        let last = Page::read(daemon).await?;
         let daemon_cores = (last.value(CPU_SECONDS)? - first.value(CPU_SECONDS)?) / seconds(&first, &last);
         Ok(Self { first, last, samples, utilisation: Utilisation::new(daemon_cores, own.cores()) })
     }
@@ -92,18 +76,4 @@ impl<const LEVELS: usize> Watched<LEVELS> {
 
 fn seconds(first: &Page, last: &Page) -> f64 {
     last.read_at.duration_since(first.read_at).as_secs_f64()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_series_is_found_by_its_whole_name() {
-        let text = "HTTP/1.1 200 OK\r\n\r\n# TYPE calls gauge\ncalls{rpc=\"Save\"} 7\ncalls{rpc=\"SaveBatch\"} 2.5\ncalls_total 9\n";
-        let page = Page { text: text.to_owned(), read_at: Instant::now() };
-        assert_eq!(page.value("calls{rpc=\"SaveBatch\"}").expect("it is there"), 2.5);
-        assert_eq!(page.value("calls_total").expect("it is there"), 9.0);
-        assert!(page.value("calls").is_err());
-    }
 }

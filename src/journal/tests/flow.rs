@@ -76,7 +76,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_or_offered_again() {
     journal.segment.break_sync();
     let rig = Rig::run(journal, limits());
     assert_eq!(rig.append(saves(0..1, 10)).await, Err(AppendError::OutcomeUnknown));
-    assert!(rig.fatal.recv().expect("told").starts_with("write the journal: "));
+    assert!(rig.fatal.recv().expect("told").starts_with("sync the journal: "));
     let (told, outcome) = mpsc::channel();
     rig.running.appender().append_with(&collections(), saves(1..2, 10), move |outcome| told.send(outcome).expect("the test waits"));
     assert_eq!(outcome.recv(), Ok(Err(AppendError::OutcomeUnknown)));
@@ -125,10 +125,13 @@ async fn a_sync_that_hangs_fails_the_journal() {
     let home = tempfile::tempdir().expect("a directory");
     let rig = Rig::start(&JournalSettings { sync_timeout: Duration::from_millis(20), ..settings(home.path()) });
     let (told, outcome) = mpsc::channel();
-    let done = appender::Done::Call(Some(Box::new(move |outcome| told.send(outcome).expect("the test waits"))));
-    rig.running.shared().begin_write(vec![(done, Sequence::ZERO)]).expect("the write that hangs");
+    for written in ["the write that hangs", "the one behind it"] {
+        let told = told.clone();
+        let done = appender::Done::Call(Some(Box::new(move |outcome| told.send(outcome).expect("the test waits"))));
+        rig.running.shared().begin_write(vec![(done, Sequence::ZERO)]).expect(written);
+    }
     assert!(rig.fatal.recv().expect("told").contains("journal.sync_timeout"));
-    assert_eq!(outcome.recv(), Ok(Err(AppendError::OutcomeUnknown)));
+    assert_eq!([outcome.recv(), outcome.recv()], [Ok(Err(AppendError::OutcomeUnknown)), Ok(Err(AppendError::OutcomeUnknown))]);
     assert!(rig.running.shared().end_write().is_err(), "the owner may tell nobody of success any more");
     assert_eq!(rig.append(saves(0..1, 10)).await, Err(AppendError::OutcomeUnknown));
 }
@@ -146,7 +149,10 @@ async fn a_janitor_that_hangs_is_under_the_watchdog() {
     let events = Events { offer: Box::new(drop), on_group: Box::new(drop), on_fatal: Box::new(drop) };
     let (jobs, _jobs_of_nobody) = mpsc::channel();
     let (janitor_that_hangs, prepared) = mpsc::channel();
-    let owner = owner::Owner::new(&settings, Arc::clone(&shared), events, jobs, prepared, journal.segment, journal.before_run);
+    let (hand_over, groups) = mpsc::sync_channel(0);
+    let syncer = syncer::Syncer { shared: Arc::clone(&shared), events, groups, sync_warn: settings.sync_warn };
+    let syncer = std::thread::spawn(move || syncer.run());
+    let owner = owner::Owner::new(&settings, Arc::clone(&shared), jobs, prepared, hand_over, journal.segment, journal.before_run);
     let owner = std::thread::spawn(move || owner.run());
 
     let appender = Appender::new(Arc::clone(&shared));
@@ -162,6 +168,7 @@ async fn a_janitor_that_hangs_is_under_the_watchdog() {
     assert_eq!(behind.await, Err(AppendError::OutcomeUnknown));
     drop(janitor_that_hangs);
     owner.join().expect("it ends");
+    syncer.join().expect("with it");
 }
 
 #[tokio::test]
