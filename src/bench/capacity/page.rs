@@ -12,19 +12,19 @@ use crate::child::{Daemon, value_of};
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Often enough for a tenth of a second to show, seldom enough to cost nothing beside the load.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(25);
-const CPU_SECONDS: &str = "process_cpu_seconds_total";
 
-/// `/metrics`, read once.
+/// `/metrics`, read once, and the daemon's processor time then.
 #[derive(Debug)]
 struct Page {
     text: String,
+    cpu: Duration,
     read_at: Instant,
 }
 
 impl Page {
     async fn read(daemon: &Daemon) -> anyhow::Result<Self> {
         let text = timeout(TIMEOUT, daemon.metrics()).await.context("the daemon doesn't show its metrics")??;
-        Ok(Self { text, read_at: Instant::now() })
+        Ok(Self { text, cpu: daemon.cpu_time()?, read_at: Instant::now() })
     }
 
     /// A series by its whole name, labels included.
@@ -59,7 +59,7 @@ impl<const LEVELS: usize> Watched<LEVELS> {
             }
         }
         let last = Page::read(daemon).await?;
-        let daemon_cores = (last.value(CPU_SECONDS)? - first.value(CPU_SECONDS)?) / seconds(&first, &last);
+        let daemon_cores = last.cpu.saturating_sub(first.cpu).as_secs_f64() / seconds(&first, &last);
         Ok(Self { first, last, samples, utilisation: Utilisation::new(daemon_cores, own.cores()) })
     }
 
