@@ -18,6 +18,7 @@ use target::Target;
 use usage::Usage;
 
 mod callers;
+mod capacity;
 mod compare;
 mod direct;
 mod drain;
@@ -37,6 +38,7 @@ mod unnest;
 mod usage;
 mod waits;
 
+pub use capacity::{CapacityOptions, CapacityReport, capacity};
 pub use compare::{CompareOptions, CompareReport, compare, subjects};
 pub use direct::{DirectOptions, direct};
 pub use drain::{DrainOptions, DrainReport, drain};

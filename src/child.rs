@@ -28,6 +28,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_WAIT: Duration = Duration::from_millis(5);
 /// A page of metrics, and a figure that a daemon that serves is about to tell.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
+/// In which the kernel counts processor time, for whoever reads it.
+const TICK_MS: u64 = 10;
 const RECOVERY_SECONDS: &str = "forebay_recovery_seconds";
 /// Of what the daemon prints, kept for when it fails.
 const LINES_MAX: usize = 20;
@@ -96,6 +98,13 @@ impl Daemon {
         Ok(kibibytes * 1_024)
     }
 
+    /// Processor time that it took since its start. (Its own metric has whole seconds.)
+    pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let id = self.child.id().context("the daemon has ended by itself")?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).context("read the daemon's processor time")?;
+        cpu_time_of(&stat).context("the kernel tells no processor time")
+    }
+
     /// How long the last start took by the daemon's own account: from opening the journal to accepting saves.
     pub(crate) async fn recovery(&self) -> anyhow::Result<Duration> {
         let told = async {
@@ -112,12 +121,18 @@ impl Daemon {
 
     /// A metric without labels.
     async fn metric(&self, name: &str) -> anyhow::Result<Option<f64>> {
+        let page = self.metrics().await?;
+        value_of(name, &page).map(|value| value.parse().with_context(|| format!("{name} is a number"))).transpose()
+    }
+
+    /// Its page of metrics.
+    pub(crate) async fn metrics(&self) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(&self.start.http).await.context("connect to the daemon's http port")?;
         let request = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.start.http);
         stream.write_all(request.as_bytes()).await.context("ask for the daemon's metrics")?;
         let mut page = String::new();
         stream.read_to_string(&mut page).await.context("read the daemon's metrics")?;
-        value_of(name, &page).map(|value| value.parse().with_context(|| format!("{name} is a number"))).transpose()
+        Ok(page)
     }
 
     /// SIGKILL, and a new start at once. How long that took to serve.
@@ -205,8 +220,16 @@ fn keep(output: Option<impl AsyncRead + Send + Unpin + 'static>, lines: &Lines) 
     });
 }
 
-/// The value of a metric without labels on a page of them.
-fn value_of<'a>(name: &str, page: &'a str) -> Option<&'a str> {
+/// From `/proc/PID/stat` (proc(5)); the program's name, in brackets, may hold anything.
+fn cpu_time_of(stat: &str) -> Option<Duration> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut user_and_system = after_name.split_whitespace().skip(11).take(2);
+    let ticks = user_and_system.next()?.parse::<u64>().ok()? + user_and_system.next()?.parse::<u64>().ok()?;
+    Some(Duration::from_millis(ticks * TICK_MS))
+}
+
+/// The value of a metric, named with all its labels, on a page of them.
+pub(crate) fn value_of<'a>(name: &str, page: &'a str) -> Option<&'a str> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
 }
 
@@ -229,9 +252,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn processor_time_is_that_of_program_and_kernel() {
+        let stat = "77 (a) b (c) S 4 77 77 0 -1 4194304 900 0 0 0 120 35 9 8 20 0 3 0 5000 1000000 250";
+        assert_eq!(cpu_time_of(stat), Some(Duration::from_millis(1_550)));
+        assert_eq!(cpu_time_of("77 (a) S 4"), None);
+    }
+
+    #[test]
     fn a_metric_is_found_by_its_whole_name() {
         let page = "# HELP forebay_ready ...\nforebay_ready_seconds 3\nforebay_ready{lane=\"a\"} 2\nforebay_ready 1\n";
         assert_eq!(value_of("forebay_ready", page), Some("1"));
+        assert_eq!(value_of("forebay_ready{lane=\"a\"}", page), Some("2"));
         assert_eq!(value_of("forebay_read", page), None);
     }
 }

@@ -28,6 +28,7 @@ mod secret;
 mod sources;
 
 pub use endpoints::{EndpointUrl, signing_key};
+pub use kinds::parse_time;
 pub use load::{Listed, Loaded};
 pub use problem::{Origin, Problem, SettingsError};
 pub use secret::Secret;

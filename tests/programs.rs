@@ -213,6 +213,62 @@ async fn the_bench_of_memory_weighs_the_objects_of_a_backlog() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_capacity_is_told_with_both_sides_of_littles_law() {
+    let arguments =
+        ["bench", "capacity", "--p95", "30s", "--connections", "1,4", "--slow", "3", "--step-seconds", "1", "--rate-max", "300"];
+    let report = last_line(&forebay().args(arguments).arg("--json").output().await.expect("it runs"));
+    assert_eq!(fields(&report), ["drain", "ingest", "p95_bound_us"]);
+    assert_eq!(report["p95_bound_us"], 30_000_000);
+    let ingest = report["ingest"].as_array().expect("one for each search");
+    let searches: Vec<_> = ingest.iter().map(|search| (search["connections"].as_u64(), search["slow_clients"].as_u64())).collect();
+    assert_eq!(searches, [(Some(1), Some(0)), (Some(4), Some(0)), (Some(1), Some(3)), (Some(4), Some(3))]);
+    for search in ingest {
+        let own = ["connections", "late_p95_us", "p50_us", "p95_us", "p99_us", "slow_answered", "slow_clients", "slow_ended"];
+        check_capacity(search, &own);
+        assert_eq!(
+            (&search["capacity_per_second"], &search["broken_by"]),
+            (&json!(300.0), &json!(null)),
+            "the bound is never met: {search}"
+        );
+        assert!(search["p50_us"].as_u64() <= search["p95_us"].as_u64() && search["p95_us"].as_u64() <= search["p99_us"].as_u64());
+        assert_eq!(search["slow_ended"], 0, "the daemon keeps slow clients: {search}");
+    }
+    let drain = &report["drain"];
+    let own = ["drift_per_second", "lane_busy", "persist_p50_us", "persist_p95_us", "persist_p99_us"];
+    check_capacity(drain, &own);
+    assert!(drain["persist_p50_us"].as_u64().is_some_and(|time| time > 0), "{drain}");
+    assert!(drain["lane_busy"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{drain}");
+}
+
+/// What every search tells, beside fields of its own: relations that hold on any machine.
+fn check_capacity(search: &Value, own: &[&str]) {
+    let mut expected = [own, &["broken_by", "capacity_per_second", "little", "utilisation"]].concat();
+    expected.sort_unstable();
+    assert_eq!(fields(search), expected);
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("a number: {search}"));
+    assert!((0.0..=300.0).contains(&number(&search["capacity_per_second"])), "{search}");
+    let utilisation = &search["utilisation"];
+    assert_eq!(fields(utilisation), ["callers", "cores", "daemon"]);
+    assert!(number(&utilisation["daemon"]) > 0.0 && number(&utilisation["callers"]) > 0.0, "{search}");
+    let little = &search["little"];
+    assert_eq!(fields(little), ["expected", "observed", "rate", "ratio", "time_seconds"]);
+    let product = number(&little["rate"]) * number(&little["time_seconds"]);
+    assert!(product > 0.0 && (number(&little["expected"]) - product).abs() < 1e-6 * product, "{search}");
+    assert!((number(&little["ratio"]) * product - number(&little["observed"])).abs() < 1e-6 * product.max(1.0), "{search}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_benches_refuse_what_they_can_not_measure() {
+    for (wrong, word) in
+        [(["--p95", "20"], "no unit"), (["--slow", "4000"], "grpc.connections_max"), (["--connections", "1,0"], "1..=4000")]
+    {
+        let output = forebay().args(["bench", "capacity"]).args(wrong).output().await.expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && told.contains(word), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_saves_and_tells_errors() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());
     let daemon = Setup::new(journal.path(), &database.url()).start().await;

@@ -40,7 +40,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    fn nothing() -> Self {
+    pub(super) fn nothing() -> Self {
         let latencies = Histogram::new(3).expect("three digits are valid");
         Self { acknowledged: 0, errors: 0, first_error: None, latencies }
     }
@@ -52,7 +52,8 @@ impl Seen {
         self.latencies.add(other.latencies).expect("both grow as they need");
     }
 
-    fn answer(&mut self, since: Instant, answer: Result<u64, Status>) -> bool {
+    /// Of a call, due or made so long ago. Whether it succeeded.
+    pub(super) fn answer(&mut self, since: Instant, answer: Result<u64, Status>) -> bool {
         match answer {
             Ok(saves) => {
                 self.acknowledged += saves;

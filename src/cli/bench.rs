@@ -16,6 +16,8 @@ use compare::{CompareArgs, DirectArgs, RedisArgs, UnnestArgs};
 
 mod compare;
 
+mod capacity;
+
 /// Measures how fast saves are acknowledged, and drained.
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -47,6 +49,9 @@ enum Command {
     Memory(MemoryArgs),
     /// What those who read the same table directly notice of the drain: at full speed, held to a rate, into a slow Postgres.
     Readers(ReadersArgs),
+    /// How many saves per second are acknowledged within a bound, and how many the drain keeps up with.
+    #[command(after_long_help = capacity::FIELDS)]
+    Capacity(capacity::Arguments),
 }
 
 #[derive(Args)]
@@ -196,6 +201,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Readers(ReadersArgs { rows, rows_per_second, seconds, json }) => {
             let options = ReadersOptions { rows, rows_per_second, time: Duration::from_secs(seconds) };
             let report = run_to_end(bench::readers(options), "bench")?;
+            print(json, &report, &report.text())
+        }
+        Command::Capacity(arguments) => {
+            let json = arguments.json;
+            let report = run_to_end(bench::capacity(arguments.options()), "bench")?;
             print(json, &report, &report.text())
         }
     }

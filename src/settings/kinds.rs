@@ -313,7 +313,11 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(*factor).ok_or_else(|| format!("\"{text}\" is too large"))
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
+/// A duration as settings are written, like `100 ms`.
+///
+/// # Errors
+/// It is none; what would be one.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
     let (number, unit) = number_and_unit(text);
     let remedy = "write a whole number of ms, s, min, h or d, as in \"100 ms\"";
     let count = whole_number(number).ok_or_else(|| format!("\"{text}\" is not a duration: {remedy}"))?;
