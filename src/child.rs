@@ -28,8 +28,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_WAIT: Duration = Duration::from_millis(5);
 /// A page of metrics, and a figure that a daemon that serves is about to tell.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
-/// In which the kernel counts processor time, for whoever reads it.
-const TICK_MS: u64 = 10;
 const RECOVERY_SECONDS: &str = "forebay_recovery_seconds";
 /// Of what the daemon prints, kept for when it fails.
 const LINES_MAX: usize = 20;
@@ -91,18 +89,19 @@ impl Daemon {
 
     /// Bytes of memory that it holds.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let id = self.child.id().context("the daemon has ended by itself")?;
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).context("read the daemon's memory")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the kernel tells no VmRSS")?;
-        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is a number of kB")?;
-        Ok(kibibytes * 1_024)
+        let status = self.process()?.status().context("read the daemon's memory")?;
+        Ok(status.vmrss.context("the kernel tells no VmRSS")? * 1_024)
     }
 
     /// Processor time that it took since its start. (Its own metric has whole seconds.)
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let stat = self.process()?.stat().context("read the daemon's processor time")?;
+        Ok(Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64))
+    }
+
+    fn process(&self) -> anyhow::Result<procfs::process::Process> {
         let id = self.child.id().context("the daemon has ended by itself")?;
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).context("read the daemon's processor time")?;
-        cpu_time_of(&stat).context("the kernel tells no processor time")
+        procfs::process::Process::new(id.try_into()?).context("look at the daemon's process")
     }
 
     /// How long the last start took by the daemon's own account: from opening the journal to accepting saves.
@@ -220,14 +219,6 @@ fn keep(output: Option<impl AsyncRead + Send + Unpin + 'static>, lines: &Lines) 
     });
 }
 
-/// From `/proc/PID/stat` (proc(5)); the program's name, in brackets, may hold anything.
-fn cpu_time_of(stat: &str) -> Option<Duration> {
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let mut user_and_system = after_name.split_whitespace().skip(11).take(2);
-    let ticks = user_and_system.next()?.parse::<u64>().ok()? + user_and_system.next()?.parse::<u64>().ok()?;
-    Some(Duration::from_millis(ticks * TICK_MS))
-}
-
 /// The value of a metric, named with all its labels, on a page of them.
 pub(crate) fn value_of<'a>(name: &str, page: &'a str) -> Option<&'a str> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
@@ -250,13 +241,6 @@ pub(crate) fn free_address() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn processor_time_is_that_of_program_and_kernel() {
-        let stat = "77 (a) b (c) S 4 77 77 0 -1 4194304 900 0 0 0 120 35 9 8 20 0 3 0 5000 1000000 250";
-        assert_eq!(cpu_time_of(stat), Some(Duration::from_millis(1_550)));
-        assert_eq!(cpu_time_of("77 (a) S 4"), None);
-    }
 
     #[test]
     fn a_metric_is_found_by_its_whole_name() {

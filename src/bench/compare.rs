@@ -7,6 +7,7 @@
 use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, ensure};
+use procfs::Current;
 
 use self::{
     programs::Programs,
@@ -193,12 +194,10 @@ fn announce(subjects: &[&Subject], rounds: u32, time: Duration) {
 }
 
 fn machine() -> anyhow::Result<Machine> {
-    let memory = std::fs::read_to_string("/proc/meminfo").context("read the machine's memory")?;
-    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("the kernel tells no MemTotal")?;
-    let kibibytes: u64 = total.trim().trim_end_matches(" kB").parse().context("MemTotal is a number of kB")?;
+    let memory = procfs::Meminfo::current().context("read the machine's memory")?;
     Ok(Machine {
         cores: thread::available_parallelism().context("count the cores")?.get(),
-        memory_bytes: kibibytes * 1_024,
+        memory_bytes: memory.mem_total,
         postgres: Sandbox::version()?,
     })
 }

@@ -3,14 +3,13 @@
 //! Two parties are told apart: this process (callers, and the daemon where it runs here) and those it started, however deep (the
 //! private Postgres with all its backends, or Redis). Nothing that either does is left out.
 
-use std::{collections::HashMap, fs, io};
+use std::collections::HashMap;
 
 use anyhow::Context;
+use procfs::{ProcError, ProcResult, process::Stat};
 use serde::{Deserialize, Serialize};
 
 const SAVES: f64 = 100_000.0;
-/// `USER_HZ`: what the kernel tells processes in, whatever it counts in itself; the same on every architecture that we know.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What a measurement cost. Nothing where it isn't known: the daemon is another's, or the system doesn't tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,7 +47,7 @@ struct Tally {
 
 impl Usage {
     pub(super) fn now() -> anyhow::Result<Self> {
-        let own = std::process::id();
+        let own = process_id(std::process::id())?;
         let processes = processes().context("list processes")?;
         let itself = processes.get(&own).context("this process is in /proc")?;
         let mut servers = Tally { cpu_ticks: itself.collected_ticks, disk_bytes: Some(0) };
@@ -64,7 +63,7 @@ impl Usage {
     /// What was used from then to now, for so many saves of so many bytes in all.
     pub(super) fn cost_since(&self, before: &Self, saves: u64, bytes: f64) -> anyhow::Result<Cost> {
         let cpu = |now: Tally, before: Tally| {
-            let seconds = now.cpu_ticks.saturating_sub(before.cpu_ticks) as f64 / TICKS_PER_SECOND;
+            let seconds = now.cpu_ticks.saturating_sub(before.cpu_ticks) as f64 / procfs::ticks_per_second() as f64;
             rounded(seconds / saves as f64 * SAVES)
         };
         let disk = |now: Tally, before: Tally| {
@@ -88,47 +87,48 @@ fn rounded(value: f64) -> Option<f64> {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Process {
-    parent: u32,
+    parent: i32,
     /// Its own, user and system.
     ticks: u64,
     /// Those of its children that have ended.
     collected_ticks: u64,
 }
 
-fn processes() -> io::Result<HashMap<u32, Process>> {
-    let ids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+/// As the kernel numbers processes; the standard library has them unsigned.
+fn process_id(id: u32) -> anyhow::Result<i32> {
+    id.try_into().context("the id of a process is above any that the kernel gives")
+}
+
+fn processes() -> ProcResult<HashMap<i32, Process>> {
     // One that ends meanwhile is no more there to be read.
-    Ok(ids.filter_map(|id: u32| Some((id, process(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)?))).collect())
+    let stats = procfs::process::all_processes()?.filter_map(|process| process.ok()?.stat().ok());
+    Ok(stats.map(|stat| (stat.pid, Process::from(stat))).collect())
 }
 
-/// From `/proc/PID/stat` (proc(5)); the program's name, in brackets, may hold anything.
-fn process(stat: &str) -> Option<Process> {
-    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    // The first of them is the third of the line.
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let parent = u32::try_from(number(4)?).ok()?;
-    Some(Process { parent, ticks: number(14)? + number(15)?, collected_ticks: number(16)? + number(17)? })
+impl From<Stat> for Process {
+    fn from(stat: Stat) -> Self {
+        let collected = u64::try_from(stat.cutime + stat.cstime).unwrap_or(0);
+        Self { parent: stat.ppid, ticks: stat.utime + stat.stime, collected_ticks: collected }
+    }
 }
 
-fn is_descendant(id: u32, ancestor: u32, processes: &HashMap<u32, Process>) -> bool {
-    let parent = |id: &u32| processes.get(id).map(|process| process.parent);
+fn is_descendant(id: i32, ancestor: i32, processes: &HashMap<i32, Process>) -> bool {
+    let parent = |id: &i32| processes.get(id).map(|process| process.parent);
     std::iter::successors(parent(&id), parent).any(|parent| parent == ancestor)
 }
 
 /// None if we may not know; nothing was written by one that has ended meanwhile, for its parent has it in its own sum.
-fn written_bytes(id: u32) -> Option<u64> {
-    match fs::read_to_string(format!("/proc/{id}/io")) {
-        Ok(io) => io.lines().find_map(|line| line.strip_prefix("write_bytes:")?.trim().parse().ok()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+fn written_bytes(id: i32) -> Option<u64> {
+    match procfs::process::Process::new(id).and_then(|process| process.io()) {
+        Ok(io) => Some(io.write_bytes),
+        Err(ProcError::PermissionDenied(_)) => None,
         Err(_) => Some(0),
     }
 }
 
 fn peak_memory_bytes() -> anyhow::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status").context("read our own memory")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the kernel tells no VmHWM")?;
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().context("VmHWM is a number of kB")?;
-    Ok(kibibytes * 1_024)
+    let status = procfs::process::Process::myself().and_then(|process| process.status()).context("read our own memory")?;
+    Ok(status.vmhwm.context("the kernel tells no VmHWM")? * 1_024)
 }
 
 #[cfg(test)]
@@ -139,13 +139,6 @@ mod tests {
     };
 
     use super::*;
-
-    #[test]
-    fn a_line_of_stat_is_read_whatever_the_name() {
-        let stat = "17 (a b) c) S 4 17 17 0 -1 4194304 9 8 7 6 100 20 3 4 20 0 1 0 555 666";
-        assert_eq!(process(stat), Some(Process { parent: 4, ticks: 120, collected_ticks: 7 }));
-        assert_eq!(process("17 (cut"), None);
-    }
 
     #[test]
     fn descendants_are_found_however_deep() {
@@ -177,10 +170,12 @@ mod tests {
         shell.args(["-c", &format!("{}; ({}; true); echo done; read line", write("a"), write("b"))]).current_dir(&directory);
         let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
         shell.stdout.as_mut().expect("piped").read_exact(&mut [0; 5]).expect("it says done");
-        let (processes, written) = (processes().expect("readable"), written_bytes(shell.id()));
+        let id = process_id(shell.id()).expect("an id");
+        let (processes, written) = (processes().expect("readable"), written_bytes(id));
         shell.stdin.take().expect("piped").write_all(b"\n").expect("it reads");
         shell.wait().expect("it ends");
-        assert!(is_descendant(shell.id(), std::process::id(), &processes));
+        let own = process_id(std::process::id()).expect("an id");
+        assert!(is_descendant(id, own, &processes));
         assert!(written.is_some_and(|bytes| bytes >= 2 << 20), "{written:?}");
     }
 }
