@@ -3,10 +3,10 @@
 //! Keeps P1 (an acknowledged save survives a killed process and a power cut) and P8 (after a write or sync error nothing
 //! is acknowledged again). Never decides what a save means: it numbers records, groups them, syncs once a group and hands them on.
 //!
-//! In the order data flows: [`appender`] encodes saves in the caller's task ([`record`]) and puts them in the inbox; the [`owner`]
-//! thread gathers a group, numbers it, cuts it into chunks ([`framing`]) of the current [`segment`] and syncs its [`store`]; the
-//! [`janitor`] thread opens segments ahead, closes, reads and removes old ones; [`reader`] gives entries back. [`recovery`]
-//! opens what is there by way of [`witness`] and [`audit`].
+//! In the order data flows: [`appender`] encodes saves in the caller's task ([`record`]) and puts them in the inbox;
+//! the [`owner`] thread gathers a group, numbers it, cuts it into chunks ([`cutter`], [`framing`]) of the current [`segment`] and
+//! syncs its [`store`]; the [`janitor`] thread opens segments ahead, closes, reads and removes old ones; [`reader`] gives entries
+//! back. [`recovery`] opens what is there by way of [`witness`] and [`audit`].
 
 use std::{fmt, io, path::PathBuf};
 
@@ -19,6 +19,7 @@ use crate::{
 
 mod appender;
 mod audit;
+mod cutter;
 mod directory;
 mod framing;
 mod group;
@@ -32,6 +33,8 @@ mod recovery;
 mod running;
 mod segment;
 mod shared;
+#[cfg(test)]
+pub(crate) mod simulation;
 mod space;
 mod store;
 mod table;

@@ -1,8 +1,8 @@
-//! Lanes against a Postgres and a journal that fail in every way a seed can think of, under a paused clock.
+//! The daemon's core against a Postgres and a journal that fail in every way a seed can think of, under a paused clock.
 //!
 //! After every commit the tables must be what executing, one by one, the saves up to the position makes that have not
 //! failed; and every save that is failed must violate a constraint at its place. So nothing is lost, doubled, reordered or
-//! failed without need, whatever happened before.
+//! failed without need, whatever happened before. [`campaign`] is all of it at random; the tests here are one thing each.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{BacklogSummary, Counts, End, Lane, LaneBacklog, LaneHandle, LaneParts, LaneState, NotFlushed, Ownership, RowRate};
+use super::{BacklogSummary, End, Lane, LaneBacklog, LaneHandle, LaneParts, LaneState, NotFlushed, Ownership, RowRate};
 use crate::{
     limits::Limits,
     save::{Accepted, LaneId, Sequence},
@@ -19,12 +19,16 @@ use crate::{
 };
 
 mod acts;
+mod campaign;
+mod death;
 mod idle;
 mod journal;
 mod pacing;
 mod reads;
 mod refusals;
+mod saves;
 mod server;
+mod truth;
 mod world;
 
 use world::World;
@@ -67,22 +71,9 @@ impl Life {
     fn start_as(world: &World, window: Duration, hint: Sequence, limits: Limits, ownership: Ownership, drain: DrainSettings) -> Self {
         let backlog = LaneBacklog::new(drain.generation_objects_max, hint, Arc::clone(&world.lock().reaches), &limits);
         backlog.recover(world.journal_after(hint));
-        let noting = world.clone();
-        let (lane, handle) = Lane::new(LaneParts {
-            id: LaneId(0),
-            name: "default".into(),
-            window,
-            drain,
-            target: world.target(ownership.owner, Arc::clone(&limits.failed_saves)),
-            ownership,
-            backlog,
-            failed_saves: Arc::clone(&limits.failed_saves),
-            statement_target: Arc::clone(&limits.statement_target),
-            row_rate: RowRate::new(Arc::clone(&limits.rows_per_second)),
-            log: world.log(),
-            settle: Box::new(move |_, position| noting.note(position)),
-        });
-        Self { handle, limits, task: tokio::spawn(lane.run()) }
+        let row_rate = RowRate::new(Arc::clone(&limits.rows_per_second));
+        let (handle, task) = lane(world, LaneId(0), window, (backlog, &limits, row_rate), ownership, drain);
+        Self { handle, limits, task }
     }
 
     /// What admission, the journal and the offer closure do with one call's saves.
@@ -109,63 +100,31 @@ impl Life {
     }
 }
 
-/// A whole story: lives under fire, then peace, and everything is where it belongs.
-async fn story(seed: u64, done: &mut Vec<Counts>) {
-    let world = World::new(seed);
-    let mut hint = Sequence::ZERO;
-    for _ in 0..world.chance().u32(1..5) {
-        let window = Duration::from_millis(world.chance().u64(0..3) * 100);
-        let life = Life::start(&world, window, hint);
-        let reading = reads::Reading::begin(&world, &life);
-        acts::under_fire(&world, &life).await;
-        reading.end().await;
-        let handle = life.handle.clone();
-        if world.chance().bool() {
-            life.task.abort();
-            let _ = life.task.await;
-        } else {
-            let drain = Duration::from_millis(world.chance().u64(0..20_000));
-            assert_eq!(life.stop(drain).await.0, End::Stopped);
-        }
-        hint = world.hint();
-        done.push(handle.status().counts);
-    }
-    world.make_peace();
-    let life = Life::start(&world, Duration::from_millis(100), hint);
-    let flushed = timeout(Duration::from_secs(3600), life.handle.flush(None)).await.expect("in time").expect("nothing stands in the way");
-    assert_eq!(flushed, world.last());
-    world.check_everything();
-    let (end, limits) = life.stop(Duration::from_secs(1)).await;
-    assert_eq!((end, limits.backlog_bytes.used(), limits.backlog_objects.used()), (End::Stopped, 0, 0));
-}
-
-/// Says which seed it was when a story panics.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the seed was {}: run it again with FOREBAY_SEED={}", self.0, self.0);
-        }
-    }
-}
-
-#[test]
-fn whatever_fails_every_save_is_applied_once_and_in_order_or_failed_for_cause() {
-    let number = |name| std::env::var_os(name).and_then(|text| text.to_str()?.parse::<u64>().ok());
-    let alone = number("FOREBAY_SEED");
-    let seeds = alone.map_or(0..number("FOREBAY_SEEDS").unwrap_or(300), |seed| seed..seed + 1);
-    let mut done = Vec::new();
-    for seed in seeds {
-        let _seed = Seed(seed);
-        // The lane's jitter comes from here.
-        fastrand::seed(seed);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-        runtime.block_on(story(seed, &mut done));
-    }
-    let sum = |part: fn(&Counts) -> u64| done.iter().map(part).sum::<u64>();
-    let happened = [sum(|c| c.saves_persisted), sum(|c| c.saves_failed), sum(|c| c.retries), sum(|c| c.halves), sum(|c| c.rebuilds)];
-    assert!(alone.is_some() || happened.iter().all(|&count| count > 0), "the stories were dull: {happened:?}");
+/// Starts a lane of the world.
+fn lane(
+    world: &World,
+    id: LaneId,
+    window: Duration,
+    (backlog, limits, row_rate): (LaneBacklog, &Limits, RowRate),
+    ownership: Ownership,
+    drain: DrainSettings,
+) -> (LaneHandle, JoinHandle<End>) {
+    let noting = world.clone();
+    let (lane, handle) = Lane::new(LaneParts {
+        id,
+        name: "default".into(),
+        window,
+        drain,
+        target: world.target(id, ownership.owner, Arc::clone(&limits.failed_saves)),
+        ownership,
+        backlog,
+        failed_saves: Arc::clone(&limits.failed_saves),
+        statement_target: Arc::clone(&limits.statement_target),
+        row_rate,
+        log: world.log(id),
+        settle: Box::new(move |lane, position| noting.note(lane, position)),
+    });
+    (handle, tokio::spawn(lane.run()))
 }
 
 #[tokio::test(start_paused = true)]

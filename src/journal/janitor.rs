@@ -193,7 +193,7 @@ impl Janitor {
         if !self.directory.segment(wanted.segment).exists() {
             return None;
         }
-        Some(self.reading(wanted.segment).and_then(|store| segment::fetch(store, wanted)))
+        Some(self.reading(wanted.segment).and_then(|store| segment::fetch(|number| store.chunk(number), wanted)))
     }
 
     fn reading(&mut self, segment: u64) -> Result<&Store, StoreError> {

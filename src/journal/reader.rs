@@ -77,7 +77,12 @@ impl Reader {
 }
 
 /// Decodes chunks and keeps whole batches between `after` and `through`.
-fn select(values: &[Value], place: Place, (after, through): (Sequence, Sequence), bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
+pub(super) fn select(
+    values: &[Value],
+    place: Place,
+    (after, through): (Sequence, Sequence),
+    bytes_max: usize,
+) -> Result<Vec<Entry>, ReadError> {
     let damaged = |error: GroupError| ReadError::Damaged(format!("segment {}: {error}", place.wanted.segment));
     let mut assembler = Assembler::default();
     let mut selection = Selection { after, through, bytes_left: bytes_max, entries: Vec::new() };

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     JournalId,
-    framing::{self, Header, Kind, Opening, PAYLOAD_BYTES_MAX},
+    cutter::Cutter,
+    framing::{self, Header},
     store::{Store, StoreError, Value, sync_directory},
 };
 use crate::save::{LaneId, Sequence};
@@ -89,29 +90,15 @@ impl Start {
 #[derive(Debug)]
 pub(super) struct SegmentWriter {
     store: Store,
-    summary: Summary,
-    next_chunk: u64,
-    previous: u32,
-    synced_through: u64,
-    buffer: Vec<u8>,
+    cutter: Cutter,
 }
 
 impl SegmentWriter {
     /// Writes the opening into an empty store; durable with the next [`SegmentWriter::sync`].
-    pub(super) fn open(store: Store, start: &Start, carried: u32, settled: &Settled) -> Result<Self, StoreError> {
-        let mut writer = Self {
-            store,
-            summary: start.summary(),
-            next_chunk: start.first_chunk,
-            previous: start.follows_checksum,
-            synced_through: start.synced_through,
-            buffer: Vec::with_capacity(framing::VALUE_BYTES_MAX),
-        };
-        let opening = Opening { carried, follows: start.follows, last_before: start.last_before };
-        writer.begin(Kind::Opening, (0, 1), (start.begins, 0), settled);
-        writer.buffer.extend_from_slice(&opening.to_bytes());
-        writer.finish()?;
-        Ok(writer)
+    pub(super) fn open(mut store: Store, start: &Start, carried: u32, settled: &Settled) -> Result<Self, StoreError> {
+        let mut cutter = Cutter::new(start);
+        cutter.opening(start, carried, settled, |number, value| store.put_chunk(number, value))?;
+        Ok(Self { store, cutter })
     }
 
     /// Writes a group; durable with the next [`SegmentWriter::sync`].
@@ -122,97 +109,42 @@ impl SegmentWriter {
         records: impl Iterator<Item = &'a [u8]> + Clone,
         settled: &Settled,
     ) -> Result<(), StoreError> {
-        let length: usize = records.clone().map(<[u8]>::len).sum();
-        let parts = u32::try_from(length.div_ceil(PAYLOAD_BYTES_MAX).max(1)).expect("a group is bounded");
-        let (mut records, mut rest) = (records, &[][..]);
-        for part in 0..parts {
-            let hints = if part == 0 { &settled[..] } else { &[] };
-            self.begin(Kind::Group, (part, parts), (first, saves), hints);
-            let mut room = PAYLOAD_BYTES_MAX;
-            while room > 0 {
-                if rest.is_empty() {
-                    let Some(next) = records.next() else { break };
-                    rest = next;
-                }
-                let (now, later) = rest.split_at(rest.len().min(room));
-                self.buffer.extend_from_slice(now);
-                (rest, room) = (later, room - now.len());
-            }
-            self.finish()?;
-        }
-        self.summary.last = first.plus(u64::from(saves)).get() - 1;
-        self.summary.saves += u64::from(saves);
-        self.summary.groups += 1;
-        Ok(())
-    }
-
-    fn begin(&mut self, kind: Kind, (part, parts): (u32, u32), (first, saves): (Sequence, u32), settled: &[(LaneId, Sequence)]) {
-        let header = Header {
-            kind,
-            journal: self.summary.journal,
-            run: self.summary.run,
-            segment: self.summary.segment,
-            number: self.next_chunk,
-            part,
-            parts,
-            first,
-            saves,
-            synced_through: self.synced_through,
-            previous: self.previous,
-        };
-        framing::begin(&header, settled, &mut self.buffer);
-    }
-
-    fn finish(&mut self) -> Result<(), StoreError> {
-        self.previous = framing::seal(&mut self.buffer);
-        self.store.put_chunk(self.next_chunk, &self.buffer)?;
-        (self.summary.last_chunk, self.summary.last_checksum) = (self.next_chunk, self.previous);
-        self.next_chunk += 1;
-        Ok(())
+        let Self { store, cutter } = self;
+        cutter.group(first, saves, records, settled, |number, value| store.put_chunk(number, value))
     }
 
     /// Makes everything written durable. Returns how long the device took.
     pub(super) fn sync(&mut self) -> Result<Duration, StoreError> {
         let started = Instant::now();
         self.store.sync()?;
-        self.synced_through = self.summary.last_chunk;
-        self.summary.bytes = self.store.bytes()?;
+        self.cutter.synced();
+        self.cutter.summary.bytes = self.store.bytes()?;
         Ok(started.elapsed())
     }
 
     /// What it holds.
     pub(super) fn summary(&self) -> &Summary {
-        &self.summary
+        &self.cutter.summary
     }
 
     /// The start of the segment that goes on after this one.
     pub(super) fn next_start(&self, segment: u64) -> Start {
-        let last = Sequence::from_u64(self.summary.last);
-        Start {
-            journal: self.summary.journal,
-            segment,
-            run: self.summary.run,
-            first_chunk: self.next_chunk,
-            follows: self.summary.last_chunk,
-            follows_checksum: self.summary.last_checksum,
-            synced_through: self.synced_through,
-            begins: last.plus(1),
-            last_before: last,
-        }
+        self.cutter.next_start(segment)
     }
 
     /// See [`fetch`].
     pub(super) fn fetch(&self, wanted: &Wanted) -> Result<Vec<Value>, StoreError> {
-        fetch(&self.store, wanted)
+        fetch(|number| self.store.chunk(number), wanted)
     }
 
     /// Ends it: the store is closed and marked so.
-    pub(super) fn close(mut self, path: &Path, settled: &Settled) -> Result<Summary, StoreError> {
-        self.summary.bytes = self.store.bytes()?;
-        self.summary.settled = settled.iter().map(|(lane, sequence)| (lane.0, sequence.get())).collect();
+    pub(super) fn close(self, path: &Path, settled: &Settled) -> Result<Summary, StoreError> {
+        let mut summary = self.cutter.summary;
+        summary.bytes = self.store.bytes()?;
+        summary.settled = settled.iter().map(|(lane, sequence)| (lane.0, sequence.get())).collect();
         self.store.close()?;
-        self.summary.mark(path)?;
-        Ok(self.summary)
+        summary.mark(path)?;
+        Ok(summary)
     }
 
     /// Lets every later sync fail, as a broken disk would.
@@ -243,11 +175,12 @@ pub(super) struct Wanted {
 }
 
 /// The chunks of whole groups, from the first group that ends at or behind the first save wanted to the last group that begins
-/// at or before the last one.
-pub(super) fn fetch(store: &Store, wanted: &Wanted) -> Result<Vec<Value>, StoreError> {
+/// at or before the last one. `chunk` gives the segment's chunks by their numbers.
+pub(super) fn fetch(chunk: impl Fn(u64) -> Result<Option<Value>, StoreError>, wanted: &Wanted) -> Result<Vec<Value>, StoreError> {
+    let chunk = |number: u64| chunk(number)?.ok_or(StoreError::Chunk(number));
     let (mut values, mut bytes) = (Vec::new(), 0);
-    for number in group_start(store, wanted)?..=wanted.last_chunk {
-        let value = chunk(store, number)?;
+    for number in group_start(chunk, wanted)?..=wanted.last_chunk {
+        let value = chunk(number)?;
         let header = header(&value, number)?;
         if header.part == 0 && header.first > wanted.through {
             break;
@@ -262,12 +195,12 @@ pub(super) fn fetch(store: &Store, wanted: &Wanted) -> Result<Vec<Value>, StoreE
 }
 
 /// Where that group begins, found by halving: chunk numbers have no gaps and sequences rise.
-fn group_start(store: &Store, wanted: &Wanted) -> Result<u64, StoreError> {
+fn group_start(chunk: impl Fn(u64) -> Result<Value, StoreError>, wanted: &Wanted) -> Result<u64, StoreError> {
     let (mut low, mut high) = (wanted.first_chunk + 1, wanted.last_chunk + 1);
     let mut start = low;
     while low < high {
         let middle = low.midpoint(high);
-        let header = header(&chunk(store, middle)?, middle)?;
+        let header = header(&chunk(middle)?, middle)?;
         if header.first > wanted.from {
             high = middle;
             continue;
@@ -277,10 +210,6 @@ fn group_start(store: &Store, wanted: &Wanted) -> Result<u64, StoreError> {
         start = if header.first.plus(u64::from(header.saves)) > wanted.from { group } else { low };
     }
     Ok(start)
-}
-
-fn chunk(store: &Store, number: u64) -> Result<Value, StoreError> {
-    store.chunk(number)?.ok_or(StoreError::Chunk(number))
 }
 
 fn header(value: &[u8], number: u64) -> Result<Header, StoreError> {
@@ -333,7 +262,7 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::framing::PAYLOAD_BYTES_MAX, *};
 
     const CACHE_BYTES: u64 = 1 << 20;
 

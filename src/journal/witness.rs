@@ -44,9 +44,14 @@ impl Witness {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+        Self::of(file, segment).map(Some)
+    }
+
+    /// Looks at the file of the segment of this number.
+    pub(super) fn of(file: File, segment: u64) -> io::Result<Self> {
         let mut witness = Self { file, chunks: BTreeMap::new(), later_version: None, strangers: 0 };
         witness.scan(segment)?;
-        Ok(Some(witness))
+        Ok(witness)
     }
 
     fn scan(&mut self, segment: u64) -> io::Result<()> {

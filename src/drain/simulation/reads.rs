@@ -8,24 +8,25 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Life, World, world::executed_over};
+use super::{World, truth::executed_over};
 use crate::{
     backlog::model::{LOG, Model, ROWS},
     drain::{BacklogReader, LaneBacklog, LogError, PendingError},
-    save::{Key, Sequence},
+    save::{Key, LaneId, Sequence},
 };
 
 /// Reads until it is told to end.
 pub(super) struct Reading(JoinHandle<()>);
 
 impl Reading {
-    pub(super) fn begin(world: &World, life: &Life) -> Self {
-        let (world, backlog) = (world.clone(), life.handle.backlog().clone());
+    pub(super) fn begin(world: &World, lane: LaneId, backlog: &LaneBacklog) -> Self {
+        let (world, backlog) = (world.clone(), backlog.clone());
         Self(tokio::spawn(async move {
-            let reader = BacklogReader::new(backlog.clone(), world.log());
+            let reader = BacklogReader::new(backlog.clone(), world.log(lane));
+            let read = || read(&world, lane, &reader);
             loop {
-                tokio::join!(read(&world, &reader), read(&world, &reader), read(&world, &reader));
-                load(&world, &backlog).await;
+                tokio::join!(read(), read(), read());
+                load(&world, lane, &backlog).await;
             }
         }))
     }
@@ -47,23 +48,26 @@ async fn a_while(world: &World) {
 }
 
 /// One statement: rows and position of one moment.
-fn statement(world: &World) -> (Model, Sequence) {
-    let inner = world.lock();
-    (inner.server.tables.clone(), inner.server.row.map(|row| row.through).unwrap_or_default())
+fn statement(world: &World, lane: LaneId) -> (Model, Sequence) {
+    let tables = world.tables(lane);
+    (tables.rows.clone(), tables.row.map(|row| row.through).unwrap_or_default())
 }
 
-async fn read(world: &World, reader: &BacklogReader<impl crate::drain::Log>) {
-    let (pin, acknowledged) = (reader.pin(), world.last());
+async fn read(world: &World, lane: LaneId, reader: &BacklogReader<impl crate::drain::Log>) {
+    let (pin, acknowledged) = (reader.pin(), world.acknowledged(lane));
     a_while(world).await;
-    let (rows, position) = statement(world);
+    let (rows, position) = statement(world, lane);
     a_while(world).await;
     let pending = match reader.pending(&pin, ROWS, &keys(), position).await {
         Ok(pending) => pending,
         Err(PendingError::Journal(LogError::Forgotten { .. })) => return,
         Err(error) => panic!("{error}"),
     };
+    if world.gives_up_after(lane, position) {
+        return;
+    }
     assert!(pending.through >= acknowledged, "older than what was acknowledged before");
-    let expected = executed_over(rows.clone(), &world.journal_after(position), pending.through);
+    let expected = executed_over(rows.clone(), &world.pending(lane, position, pending.through));
     for (key, folds) in keys().iter().zip(&pending.folds) {
         let mut row = Model {
             rows: rows.rows.get_key_value(key).map(|(key, row)| (key.clone(), row.clone())).into_iter().collect(),
@@ -75,7 +79,7 @@ async fn read(world: &World, reader: &BacklogReader<impl crate::drain::Log>) {
 }
 
 /// Every object that waits comes, unless it is in Postgres meanwhile.
-async fn load(world: &World, backlog: &LaneBacklog) {
+async fn load(world: &World, lane: LaneId, backlog: &LaneBacklog) {
     let mut cursor = backlog.cut();
     let through = backlog.through();
     let mut come = Vec::new();
@@ -90,11 +94,11 @@ async fn load(world: &World, backlog: &LaneBacklog) {
         a_while(world).await;
     }
     assert!(backlog.next_keys(&mut cursor, LOG, 1).await.is_empty(), "it has ended");
-    let (_, after) = statement(world);
+    let (_, after) = statement(world, lane);
     if after < cursor.settled() {
         return;
     }
-    for accepted in world.journal_after(after).iter().filter(|accepted| accepted.sequence <= through && accepted.save.collection == ROWS) {
+    for accepted in world.pending(lane, after, through).iter().filter(|accepted| accepted.save.collection == ROWS) {
         assert!(come.contains(&accepted.save.key), "{} waits and has not come", accepted.sequence);
     }
 }

@@ -8,21 +8,23 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::world::{World, executed};
+use super::{
+    truth::{Truth, executed_over},
+    world::World,
+};
 use crate::{
     backlog::{Generation, model::Model},
     collections::Reaches,
     drain::{Target, What, Work},
     limits::Limit,
     postgres::{Action, ApplyError, Failure, PositionRow, StatementRows, Written},
-    save::{Accepted, Sequence},
+    save::{Accepted, LaneId, Sequence},
 };
 
 #[derive(Default)]
 pub(super) struct Server {
-    pub(super) row: Option<PositionRow>,
-    pub(super) tables: Model,
-    pub(super) failed: Vec<Sequence>,
+    /// By lane.
+    pub(super) lanes: Vec<Arc<Tables>>,
     pub(super) away_until: Option<Instant>,
     pub(super) broken_until: Option<Instant>,
     /// What saves that name it are refused with: a column that was dropped, a parent that is missing.
@@ -46,14 +48,16 @@ pub(super) struct Server {
     /// Connections of earlier epochs are closed.
     epoch: u64,
     closed: Arc<Notify>,
-    backups: Vec<Backup>,
+    /// Every state that there was.
+    backups: Vec<Vec<Arc<Tables>>>,
 }
 
-#[derive(Clone)]
-struct Backup {
-    row: Option<PositionRow>,
-    tables: Model,
-    failed: Vec<Sequence>,
+/// What Postgres holds of one lane.
+#[derive(Clone, Default, PartialEq)]
+pub(super) struct Tables {
+    pub(super) row: Option<PositionRow>,
+    pub(super) rows: Model,
+    pub(super) failed: Vec<Sequence>,
 }
 
 /// A transaction that outlives the call that began it.
@@ -63,6 +67,7 @@ enum Owned {
 }
 
 struct Transaction {
+    lane: LaneId,
     owner: Uuid,
     after: Sequence,
     through: Sequence,
@@ -70,6 +75,10 @@ struct Transaction {
 }
 
 impl Server {
+    pub(super) fn of(lanes: usize) -> Self {
+        Self { lanes: vec![Arc::default(); lanes], ..Self::default() }
+    }
+
     pub(super) fn disconnect_all(&mut self) {
         self.epoch += 1;
         self.closed.notify_waiters();
@@ -79,13 +88,28 @@ impl Server {
         self.away_until.is_some_and(|until| until > Instant::now())
     }
 
-    /// An earlier state, as a restored backup or a promoted standby has it.
+    /// An earlier state, as a restored backup or a promoted standby has it, but not from before a lane's first contact.
     pub(super) fn go_back(&mut self, chance: &mut fastrand::Rng) {
+        let rows = |lanes: &[Arc<Tables>]| lanes.iter().map(|lane| lane.row).collect::<Vec<_>>();
+        let now = rows(&self.lanes);
+        let had = |rows: &[Option<PositionRow>]| rows.iter().zip(&now).all(|(before, now)| before.is_some() || now.is_none());
         // Some are how things are: the newest, and those of where it has been twice.
-        let others: Vec<_> = self.backups.iter().filter(|backup| backup.row != self.row).collect();
-        let Some(Backup { row, tables, failed }) = chance.choice(others).cloned() else { return };
-        (self.row, self.tables, self.failed) = (row, tables, failed);
+        let others: Vec<_> = self.backups.iter().filter(|backup| rows(backup) != now && had(&rows(backup))).collect();
+        let Some(backup) = chance.choice(others).cloned() else { return };
+        self.lanes = backup;
         self.disconnect_all();
+    }
+
+    pub(super) fn tables(&self, lane: LaneId) -> &Arc<Tables> {
+        &self.lanes[usize::from(lane.0)]
+    }
+
+    pub(super) fn change(&mut self, lane: LaneId) -> &mut Tables {
+        Arc::make_mut(&mut self.lanes[usize::from(lane.0)])
+    }
+
+    fn open_failed(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.failed.len() as u64).sum::<u64>() - self.closed_failed
     }
 
     /// A code that rows have as a value is refused with that code.
@@ -96,34 +120,42 @@ impl Server {
     }
 
     fn back_up(&mut self) {
-        self.backups.push(Backup { row: self.row, tables: self.tables.clone(), failed: self.failed.clone() });
+        self.backups.push(self.lanes.clone());
     }
 
     /// One transaction, with the comparison first and everything checked at the end.
-    fn commit(&mut self, transaction: &Transaction, journal: &[Accepted]) -> Result<Written, ApplyError> {
-        let Transaction { owner, after, through, what } = transaction;
-        if self.row != Some(PositionRow { owner: *owner, through: *after }) {
+    ///
+    /// It must do to the tables what its saves do one by one, and before it they were as all saves before make them: so they are
+    /// after it.
+    fn commit(&mut self, transaction: &Transaction, truth: &Truth) -> Result<Written, ApplyError> {
+        let Transaction { lane, owner, after, through, what } = transaction;
+        let before = self.tables(*lane);
+        if before.row != Some(PositionRow { owner: *owner, through: *after }) {
             return Err(ApplyError::Fence);
         }
-        let mut tables = self.tables.clone();
+        let mut tables = Tables::clone(before);
+        tables.row = Some(PositionRow { owner: *owner, through: *through });
         match what {
             Owned::Generation(generation) => {
-                tables.apply(generation);
-                check(&tables)?;
-                self.refuse(&tables)?;
-                self.tables = tables;
+                tables.rows.apply(generation);
+                check(&tables.rows)?;
+                self.refuse(&tables.rows)?;
+                let gives_up = generation.saves == 0 && truth.is_given_up(*lane, *after, *through);
+                let saves = truth.between(*lane, *after, *through).filter(|_| !gives_up);
+                let direct = executed_over(before.rows.clone(), saves);
+                assert_eq!(tables.rows, direct, "after {after} to {through}");
             }
             Owned::Failed(saves) => {
                 for accepted in saves {
-                    tables.execute(&accepted.save);
                     assert_eq!(accepted.save.batch_left == 0, accepted.sequence == *through, "a batch fails as a whole");
                 }
-                assert!(check(&tables).is_err() || self.refuse(&tables).is_err(), "{through} was given up without need");
-                self.failed.extend(saves.iter().map(|accepted| accepted.sequence));
+                let tried = executed_over(before.rows.clone(), saves);
+                assert!(check(&tried).is_err() || self.refuse(&tried).is_err(), "{through} was given up without need");
+                assert!(truth.between(*lane, *after, *through).eq(saves), "what fails is what comes next");
+                tables.failed.extend(saves.iter().map(|accepted| accepted.sequence));
             }
         }
-        self.row = Some(PositionRow { owner: *owner, through: *through });
-        assert_eq!(self.tables, executed(journal, *through, &self.failed), "after {after} to {through}");
+        *self.change(*lane) = tables;
         self.back_up();
         Ok(Written::default())
     }
@@ -156,6 +188,7 @@ fn lost() -> Failure {
 /// A lane's connection.
 pub(super) struct FakePostgres {
     world: World,
+    lane: LaneId,
     owner: Uuid,
     /// `failed.saves_max`
     failed_saves: Arc<Limit>,
@@ -164,14 +197,15 @@ pub(super) struct FakePostgres {
 }
 
 impl FakePostgres {
-    pub(super) fn new(world: World, owner: Uuid, failed_saves: Arc<Limit>) -> Self {
-        Self { world, owner, failed_saves, connected: None }
+    pub(super) fn new(world: World, lane: LaneId, owner: Uuid, failed_saves: Arc<Limit>) -> Self {
+        Self { world, lane, owner, failed_saves, connected: None }
     }
 
     /// The way to the server, which takes its time.
     async fn travel(&self) {
         let wait = self.world.lock().chance.u64(0..20);
         sleep(Duration::from_millis(wait)).await;
+        self.world.step().await;
     }
 
     fn check_connection(&self) -> Result<(), Failure> {
@@ -189,7 +223,7 @@ impl FakePostgres {
     fn commit(&self, transaction: &Transaction) -> Result<Written, ApplyError> {
         let mut inner = self.world.lock();
         let inner = &mut *inner;
-        inner.server.commit(transaction, &inner.journal)
+        inner.server.commit(transaction, &inner.truth)
     }
 
     /// The statements of a transaction, which take their time; the rows of the next one.
@@ -219,9 +253,9 @@ impl FakePostgres {
         let inner = &mut *inner;
         let mut inside_batch = false;
         let mut alone = Vec::new();
-        for Accepted { sequence, save } in &inner.journal {
+        for Accepted { sequence, save } in inner.truth.between(transaction.lane, transaction.after, transaction.through) {
             let batched = std::mem::replace(&mut inside_batch, save.batch_left > 0) || save.batch_left > 0;
-            if !batched && *sequence > transaction.after && *sequence <= transaction.through {
+            if !batched {
                 alone.push(*sequence);
             }
         }
@@ -240,7 +274,7 @@ impl FakePostgres {
             let mut inner = world.lock();
             let inner = &mut *inner;
             if Some(inner.server.epoch) == epoch && !inner.server.is_away() {
-                let _ = inner.server.commit(&transaction, &inner.journal);
+                let _ = inner.server.commit(&transaction, &inner.truth);
             }
         });
     }
@@ -275,26 +309,30 @@ impl Target for FakePostgres {
             self.connected = Some(self.world.lock().server.epoch);
         }
         self.check_connection()?;
-        if self.in_trouble() { Err(lost()) } else { Ok(self.world.lock().server.row) }
+        self.world.step().await;
+        if self.in_trouble() { Err(lost()) } else { Ok(self.world.lock().server.tables(self.lane).row) }
     }
 
     async fn count_failed(&mut self) -> Result<(), Failure> {
         self.check_connection()?;
-        let server = &self.world.lock().server;
-        self.failed_saves.set_used(server.failed.len() as u64 - server.closed_failed);
+        self.world.step().await;
+        self.failed_saves.set_used(self.world.lock().server.open_failed());
         Ok(())
     }
 
     async fn claim(&mut self, from: Option<PositionRow>) -> Result<(), ApplyError> {
         self.travel().await;
         self.check_connection()?;
-        let in_doubt = self.in_trouble();
-        let mut inner = self.world.lock();
-        let server = &mut inner.server;
-        if server.row == from && !in_doubt {
-            server.row = Some(PositionRow { owner: self.owner, through: from.map_or(Sequence::ZERO, |row| row.through) });
-            server.back_up();
+        let (in_doubt, happened) = (self.in_trouble(), self.world.lock().chance.bool());
+        {
+            let server = &mut self.world.lock().server;
+            if server.tables(self.lane).row == from && (!in_doubt || happened) {
+                let through = from.map_or(Sequence::ZERO, |row| row.through);
+                server.change(self.lane).row = Some(PositionRow { owner: self.owner, through });
+                server.back_up();
+            }
         }
+        self.world.step().await;
         if in_doubt { Err(doubt()) } else { Ok(()) }
     }
 
@@ -325,8 +363,15 @@ impl Target for FakePostgres {
             What::Generation(generation) => Owned::Generation(generation.clone()),
             What::Failed(saves, _) => Owned::Failed(saves.to_vec()),
         };
-        let transaction = Transaction { owner: self.owner, after: work.after, through: work.through, what };
+        let transaction = Transaction { lane: self.lane, owner: self.owner, after: work.after, through: work.through, what };
         let statement_rows = self.write(&transaction, work.statement_rows).await;
+        if self.world.dies() {
+            if self.world.lock().chance.bool() {
+                // Its COMMIT was on the way: it may yet arrive.
+                self.commit_late(transaction);
+            }
+            return std::future::pending().await;
+        }
         if self.in_trouble() {
             return Err(self.fail(transaction).await);
         }
@@ -334,6 +379,7 @@ impl Target for FakePostgres {
         if committed.is_err() && self.world.lock().server.fatal {
             self.connected = None;
         }
+        self.world.step().await;
         let written = committed?;
         if let Owned::Failed(saves) = &transaction.what {
             self.failed_saves.take_anyway(saves.len() as u64);

@@ -9,16 +9,20 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
+    death::Death,
     journal::FakeJournal,
-    server::{FakePostgres, Server},
+    server::{FakePostgres, Server, Tables},
+    truth::{Truth, executed_over},
 };
 use crate::{
-    backlog::model::{COLUMNS, LOG, Model, ROWS, adding, save},
+    backlog::model::Model,
     collections::Reaches,
     drain::Ownership,
-    limits::Limit,
+    journal::simulation::{Disk, Journal},
+    limits::{Limit, Limits},
     postgres::{Action, PositionRow},
-    save::{Accepted, Body, Change, Save, Sequence},
+    save::{Accepted, LaneId, Sequence},
+    settings::Settings,
 };
 
 #[derive(Clone)]
@@ -27,31 +31,49 @@ pub(super) struct World(pub(super) Arc<Mutex<Inner>>);
 pub(super) struct Inner {
     pub(super) chance: fastrand::Rng,
     pub(super) server: Server,
-    pub(super) journal: Vec<Accepted>,
-    /// Everything up to here is gone from the journal.
-    pub(super) forgotten: Sequence,
+    pub(super) disk: Disk,
+    pub(super) journal: Option<Journal>,
+    /// When drained segments go, and of how many bytes.
+    pub(super) retention: (Duration, u64),
+    pub(super) truth: Truth,
+    /// A group that is written and not acknowledged, and whether it is synced.
+    pub(super) in_flight: Option<(Vec<Accepted>, bool)>,
+    pub(super) death: Death,
     /// Chances in a hundred that a call fails.
     pub(super) trouble: u32,
-    run: u64,
-    last: Sequence,
-    owners: Vec<Uuid>,
-    pub(super) had_row: bool,
+    /// The last number given.
+    pub(super) last: Sequence,
+    /// The ledger, by lane.
+    pub(super) ledger: Vec<Known>,
     pub(super) reaches: Arc<Reaches>,
     settled: Vec<Sequence>,
 }
 
+/// What the ledger knows of a lane.
+#[derive(Clone, Default)]
+pub(super) struct Known {
+    owners: Vec<Uuid>,
+    had_row: bool,
+}
+
 impl World {
     pub(super) fn new(seed: u64) -> Self {
+        Self::with_lanes(seed, 1)
+    }
+
+    pub(super) fn with_lanes(seed: u64, lanes: usize) -> Self {
         let inner = Inner {
             chance: fastrand::Rng::with_seed(seed),
-            server: Server::default(),
-            journal: Vec::new(),
-            forgotten: Sequence::ZERO,
+            server: Server::of(lanes),
+            disk: Disk::default(),
+            journal: None,
+            retention: (Duration::from_secs(3_600), 1 << 30),
+            truth: Truth::default(),
+            in_flight: None,
+            death: Death::default(),
             trouble: 0,
-            run: 0,
             last: Sequence::ZERO,
-            owners: Vec::new(),
-            had_row: false,
+            ledger: vec![Known::default(); lanes],
             reaches: Arc::default(),
             settled: vec![Sequence::ZERO],
         };
@@ -66,33 +88,57 @@ impl World {
         self.lock().chance.fork()
     }
 
-    pub(super) fn target(&self, owner: Uuid, failed_saves: Arc<Limit>) -> FakePostgres {
-        FakePostgres::new(self.clone(), owner, failed_saves)
+    pub(super) fn lanes(&self) -> impl Iterator<Item = LaneId> + use<> {
+        (0..self.lock().ledger.len() as u16).map(LaneId)
     }
 
-    pub(super) fn log(&self) -> FakeJournal {
-        FakeJournal(self.clone())
+    pub(super) fn target(&self, lane: LaneId, owner: Uuid, failed_saves: Arc<Limit>) -> FakePostgres {
+        FakePostgres::new(self.clone(), lane, owner, failed_saves)
     }
 
-    /// A start: a run number, a token, and what the ledger knows.
+    pub(super) fn log(&self, lane: LaneId) -> FakeJournal {
+        FakeJournal { world: self.clone(), lane }
+    }
+
+    /// A start of the one lane that there is.
     pub(super) fn start(&self, take_over: bool) -> Ownership {
+        assert!(self.open(&Limits::new(&Settings::default())));
+        self.own(LaneId(0), take_over)
+    }
+
+    /// A token, and what the ledger knows.
+    pub(super) fn own(&self, lane: LaneId, take_over: bool) -> Ownership {
         let mut inner = self.lock();
-        inner.run += 1;
-        let known = inner.owners.clone();
         let owner = Uuid::from_u128(inner.chance.u128(..));
-        inner.owners.push(owner);
-        Ownership { owner, known, take_over, had_row: inner.had_row }
+        let known = &mut inner.ledger[usize::from(lane.0)];
+        let ownership = Ownership { owner, known: known.owners.clone(), take_over, had_row: known.had_row };
+        known.owners.push(owner);
+        ownership
     }
 
     pub(super) fn lose_ledger(&self) {
-        self.lock().owners.clear();
+        self.lock().ledger.iter_mut().for_each(|known| known.owners.clear());
     }
 
-    pub(super) fn note(&self, position: Sequence) {
+    pub(super) fn note_row(&self, lane: LaneId) {
+        self.lock().ledger[usize::from(lane.0)].had_row = true;
+    }
+
+    pub(super) fn note_gap(&self, lane: LaneId, after: Sequence, through: Sequence) {
         let mut inner = self.lock();
-        let row = inner.server.row.map(|row| row.through);
+        let oldest = inner.journal.as_ref().expect("it is open").oldest();
+        let held = inner.truth.between(lane, after.max(oldest), through).next();
+        assert_eq!(held, None, "{after} to {through} is given up, but the journal holds this");
+        inner.truth.given_up.push((lane, after, through));
+    }
+
+    /// A lane tells its position.
+    pub(super) fn note(&self, lane: LaneId, position: Sequence) {
+        let mut inner = self.lock();
+        let row = inner.server.tables(lane).row.map(|row| row.through);
         assert!(inner.trouble > 0 || row >= Some(position), "read back {position}, but the row says {row:?}");
         inner.settled.push(position);
+        inner.journal.as_ref().expect("it is open").settled(lane, position);
     }
 
     /// One of the positions that the journal's chunks noted before a crash.
@@ -109,56 +155,16 @@ impl World {
     /// A save that this lane never sees.
     pub(super) fn number_for_another_lane(&self) -> Sequence {
         let mut inner = self.lock();
-        inner.last = inner.last.max(Sequence::before_run(inner.run).expect("few runs")).plus(1);
+        inner.last = inner.next().plus(1);
         inner.last
-    }
-
-    pub(super) fn append(&self, batch: &[Accepted]) {
-        let mut inner = self.lock();
-        inner.last = batch[batch.len() - 1].sequence;
-        inner.journal.extend_from_slice(batch);
-    }
-
-    pub(super) fn journal_after(&self, hint: Sequence) -> Vec<Accepted> {
-        self.lock().journal.iter().filter(|accepted| accepted.sequence > hint).cloned().collect()
-    }
-
-    pub(super) fn forget_journal(&self) {
-        let mut inner = self.lock();
-        inner.forgotten = inner.last;
     }
 
     /// What the journal has forgotten never was, for the checks, and Postgres has none of it.
     pub(super) fn lose_what_is_forgotten(&self) {
         let mut inner = self.lock();
-        let forgotten = inner.forgotten;
-        inner.journal.retain(|accepted| accepted.sequence > forgotten);
-        inner.server.tables = Model::default();
-    }
-
-    pub(super) fn batch(&self) -> Vec<Accepted> {
-        let mut chance = self.chance();
-        let length = if chance.u8(..4) == 0 { chance.usize(2..4) } else { 1 };
-        let poisoned = chance.u8(..12) == 0;
-        self.numbered((0..length).map(|n| random_save(&mut chance, poisoned && n == 0)).collect())
-    }
-
-    pub(super) fn batch_without_poison(&self, length: usize) -> Vec<Accepted> {
-        let mut chance = self.chance();
-        self.numbered((0..length).map(|_| append(&format!("\"{}\"", chance.u32(..)))).collect())
-    }
-
-    pub(super) fn batch_with_poison(&self, length: usize) -> Vec<Accepted> {
-        self.numbered((0..length).map(|n| append(if n == 0 { "\"poison\"" } else { "1" })).collect())
-    }
-
-    fn numbered(&self, mut saves: Vec<Save>) -> Vec<Accepted> {
-        let inner = self.lock();
-        let first = inner.last.max(Sequence::before_run(inner.run).expect("few runs"));
-        for (left, save) in saves.iter_mut().rev().enumerate() {
-            save.batch_left = left as u32;
-        }
-        saves.into_iter().zip(1..).map(|(save, n)| Accepted { sequence: first.plus(n), save }).collect()
+        let forgotten = inner.journal.as_ref().expect("it is open").oldest();
+        inner.truth.saves.retain(|accepted| accepted.sequence > forgotten);
+        inner.server.change(LaneId(0)).rows = Model::default();
     }
 
     pub(super) fn make_peace(&self) {
@@ -180,11 +186,6 @@ impl World {
     /// From now on a refusal ends the session.
     pub(super) fn make_refusals_fatal(&self) {
         self.lock().server.fatal = true;
-    }
-
-    /// A save that is refused with this code if the server is told to.
-    pub(super) fn named(&self, code: &str) -> Vec<Accepted> {
-        self.numbered(vec![append(&format!("\"{code}\""))])
     }
 
     pub(super) fn go_away(&self, duration: Duration) {
@@ -224,61 +225,69 @@ impl World {
     }
 
     pub(super) fn take_row(&self) -> Option<PositionRow> {
-        self.lock().server.row.take()
+        self.lock().server.change(LaneId(0)).row.take()
     }
 
     pub(super) fn put_row(&self, row: Option<PositionRow>) {
-        self.lock().server.row = row;
+        self.lock().server.change(LaneId(0)).row = row;
     }
 
     pub(super) fn row_through(&self) -> Option<Sequence> {
-        self.lock().server.row.map(|row| row.through)
+        self.lock().server.tables(LaneId(0)).row.map(|row| row.through)
+    }
+
+    /// What Postgres holds of a lane.
+    pub(super) fn tables(&self, lane: LaneId) -> Arc<Tables> {
+        Arc::clone(self.lock().server.tables(lane))
     }
 
     /// Postgres holds everything, as executed one by one, but what is failed.
     pub(super) fn check_everything(&self) {
+        for lane in self.lanes() {
+            let tables = self.tables(lane);
+            let inner = self.lock();
+            let last = inner.truth.last_of(lane);
+            assert!(tables.row.is_some_and(|row| row.through >= last), "lane {} is not at its end, {last}", lane.0);
+            let taken = inner.truth.between(lane, Sequence::ZERO, last).filter(|accepted| !tables.failed.contains(&accepted.sequence));
+            let given_up = inner.truth.given_up.iter().any(|&(given_up, ..)| given_up == lane);
+            assert!(given_up || tables.rows == executed_over(Model::default(), taken), "lane {}", lane.0);
+        }
+    }
+
+    /// What of a lane is acknowledged and not in Postgres if that holds everything up to here.
+    pub(super) fn pending(&self, lane: LaneId, position: Sequence, through: Sequence) -> Vec<Accepted> {
+        self.lock().truth.between(lane, position, through).cloned().collect()
+    }
+
+    /// Whether some of what was acknowledged is no longer in the journal.
+    pub(super) fn has_trimmed(&self) -> bool {
         let inner = self.lock();
-        assert_eq!(inner.server.row.map(|row| row.through), Some(inner.last));
-        assert_eq!(inner.server.tables, executed(&inner.journal, inner.last, &inner.server.failed));
+        inner.journal.as_ref().is_some_and(|journal| inner.truth.after(journal.oldest()).len() < inner.truth.saves.len())
+    }
+
+    /// Whether none of it is.
+    pub(super) fn is_trimmed(&self) -> bool {
+        let inner = self.lock();
+        inner.truth.after(inner.journal.as_ref().expect("it is open").oldest()).is_empty()
+    }
+
+    /// Whether what a lane has given up lies after this position.
+    pub(super) fn gives_up_after(&self, lane: LaneId, position: Sequence) -> bool {
+        self.lock().truth.given_up.iter().any(|&(given_up, _, to)| given_up == lane && to > position)
+    }
+
+    pub(super) fn has_given_up(&self) -> bool {
+        !self.lock().truth.given_up.is_empty()
+    }
+
+    pub(super) fn acknowledged(&self, lane: LaneId) -> Sequence {
+        self.lock().truth.last_of(lane)
     }
 }
 
-/// What the saves up to `through` make of these tables, executed one by one.
-pub(super) fn executed_over(mut tables: Model, saves: &[Accepted], through: Sequence) -> Model {
-    saves.iter().filter(|accepted| accepted.sequence <= through).for_each(|accepted| {
-        tables.execute(&accepted.save);
-    });
-    tables
-}
-
-/// What the saves up to `through` make, executed one by one, without those that failed.
-pub(super) fn executed(journal: &[Accepted], through: Sequence, failed: &[Sequence]) -> Model {
-    let mut model = Model::default();
-    for accepted in journal.iter().filter(|accepted| accepted.sequence <= through && !failed.contains(&accepted.sequence)) {
-        model.execute(&accepted.save);
+impl Inner {
+    /// The number before the next save's.
+    pub(super) fn next(&self) -> Sequence {
+        self.last.max(Sequence::before_run(self.disk.run()).expect("few runs"))
     }
-    model
-}
-
-fn random_save(chance: &mut fastrand::Rng, poisoned: bool) -> Save {
-    let key = chance.u8(..8);
-    if poisoned {
-        return if chance.bool() { append("\"poison\"") } else { set(key, r#"{"c2":"poison"}"#) };
-    }
-    match chance.u8(..10) {
-        0 => save(key, ROWS, Change::Delete),
-        1..3 => append(&chance.u32(..).to_string()),
-        // The model's unique column: values collide now and then, and are swapped.
-        3 if chance.bool() => adding(key, Body::parse(br#"{"c3":1.5}"#).expect("a body"), 1),
-        3..5 => set(key, &format!(r#"{{"c1":{}}}"#, chance.u8(..24))),
-        _ => set(key, &format!(r#"{{"c{}":{},"c0":0}}"#, chance.u16(2..COLUMNS), chance.u8(..))),
-    }
-}
-
-fn set(key: u8, json: &str) -> Save {
-    save(key, ROWS, Change::Set(Body::parse(json.as_bytes()).expect("a body")))
-}
-
-fn append(value: &str) -> Save {
-    save(0, LOG, Change::Append(Body::parse(format!("{{\"c0\":{value}}}").as_bytes()).expect("a body")))
 }
