@@ -34,8 +34,10 @@ mod door;
 mod errors;
 mod events;
 mod failed;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod fixtures;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod health;
 mod live;
 mod load;

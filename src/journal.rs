@@ -22,6 +22,8 @@ mod audit;
 mod cutter;
 mod directory;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod group;
 mod janitor;
 mod ledger;

@@ -55,6 +55,9 @@ pub mod drain;
 pub mod exit;
 #[cfg(feature = "daemon")]
 pub mod failed;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "daemon")]
 pub mod grpc;
 #[cfg(feature = "daemon")]

@@ -27,6 +27,8 @@ mod failed_saves;
 mod failure;
 mod fingerprint;
 mod flight;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lane_rows;
 mod lease;
 mod plan;

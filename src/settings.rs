@@ -18,6 +18,8 @@ use crate::collections::{CollectionRules, CollectionSettings, Lanes};
 mod check;
 mod default;
 mod endpoints;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod keys;
 mod kinds;
 mod lanes;

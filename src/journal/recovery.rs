@@ -203,7 +203,8 @@ impl Identity {
         };
         let before = ledger.get(JOURNAL_RUN).map_err(failed)?;
         let before = before.and_then(|run| run.try_into().ok()).map_or(0, u64::from_le_bytes);
-        let run = before.max(plan.run) + 1;
+        // Past the last one there is none, as its first number says.
+        let run = before.max(plan.run).saturating_add(1);
         // That nothing can be written says nothing about what is there.
         let unwritten = |error| OpenError::Io { act: "write the ledger", source: io::Error::other(error) };
         ledger.put(JOURNAL_ID, &journal.to_bytes()).and_then(|()| ledger.put(JOURNAL_RUN, &run.to_le_bytes())).map_err(unwritten)?;

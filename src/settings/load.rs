@@ -41,9 +41,20 @@ impl Loaded {
     pub fn load(file: Option<&FilePath>, env: impl Iterator<Item = (String, String)>, sets: &[String]) -> Result<Self, SettingsError> {
         let env: Vec<_> = env.collect();
         let mut problems = Vec::new();
-        let mut entries = sources::conventions(&env);
-        entries.extend(file.into_iter().flat_map(|path| sources::file(path, &mut problems)));
-        entries.extend(sources::environment(&env));
+        let file = file.into_iter().flat_map(|path| sources::file(path, &mut problems)).collect();
+        Self::of(file, problems, &env, sets)
+    }
+
+    /// What a file says, and what went wrong in reading it; the environment; flags.
+    pub(super) fn of(
+        file: Vec<Entry>,
+        mut problems: Vec<Problem>,
+        env: &[(String, String)],
+        sets: &[String],
+    ) -> Result<Self, SettingsError> {
+        let mut entries = sources::conventions(env);
+        entries.extend(file);
+        entries.extend(sources::environment(env));
         entries.extend(sources::flags(sets, &mut problems));
 
         let mut loaded = Self { settings: Settings::default(), origins: BTreeMap::new() };

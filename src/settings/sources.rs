@@ -97,16 +97,22 @@ pub(super) fn flags(sets: &[String], problems: &mut Vec<Problem>) -> Vec<Entry> 
 
 /// The settings file.
 pub(super) fn file(path: &FilePath, problems: &mut Vec<Problem>) -> Vec<Entry> {
-    let at = |line| Origin::File { path: path.to_owned(), line };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            problems.push(problem(at(0), &format!("read settings file: {error}")));
+            let origin = Origin::File { path: path.to_owned(), line: 0 };
+            problems.push(problem(origin, &format!("read settings file: {error}")));
             return Vec::new();
         }
     };
+    self::text(path, &text, problems)
+}
+
+/// What the settings file of this path holds.
+pub(super) fn text(path: &FilePath, text: &str, problems: &mut Vec<Problem>) -> Vec<Entry> {
+    let at = |line| Origin::File { path: path.to_owned(), line };
     let line = |offset: usize| 1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|&&byte| byte == b'\n').count();
-    let (table, errors) = DeTable::parse_recoverable(&text);
+    let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         let mut entries = Vec::new();
         flatten(&mut Vec::new(), table.get_ref(), &mut |parts, value, span| {
