@@ -3,7 +3,7 @@
 //! Keeps P1 (an acknowledged save survives a killed process and a power cut) and P8 (after a write or sync error nothing
 //! is acknowledged again). Never decides what a save means: it numbers records, groups them, syncs once a group and hands them on.
 //!
-//! In the order data flows: [`appender`] encodes saves in the caller's task ([`record`]) and puts them in the inbox;
+//! In the order data flows: [`appender`] encodes saves in the caller's task ([`record`]) and puts them in the inbox ([`handoff`]);
 //! the [`owner`] thread gathers a group, numbers it, cuts it into chunks ([`cutter`], [`framing`]) of the current [`segment`] and
 //! syncs its [`store`]; the [`janitor`] thread opens segments ahead, closes, reads and removes old ones; [`reader`] gives entries
 //! back. [`recovery`] opens what is there by way of [`witness`] and [`audit`].
@@ -25,6 +25,7 @@ mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod group;
+mod handoff;
 mod janitor;
 mod ledger;
 mod offline;
@@ -39,6 +40,7 @@ mod shared;
 pub(crate) mod simulation;
 mod space;
 mod store;
+mod sync;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -147,11 +147,11 @@ impl Appender {
         if let Err(reached) = self.take_room(taker, bytes, charge) {
             return Err((reached.into(), done));
         }
-        let sent = self.shared.inbox.send(Request::Append(Append { records, saves, charge, done }));
+        let sent = self.shared.send(Request::Append(Append { records, saves, charge, done }));
         sent.map_err(|refused| {
             self.shared.limits.journal_bytes.give_back(charge);
             self.shared.limits.journal_inbox_bytes.give_back(bytes);
-            let Request::Append(append) = refused.0 else { unreachable!("what was sent comes back") };
+            let Request::Append(append) = refused else { unreachable!("what was sent comes back") };
             // The inbox closes when the journal stops or fails, and says so before it closes.
             (self.shared.refusal().unwrap_or(AppendError::OutcomeUnknown), append.done)
         })

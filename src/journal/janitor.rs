@@ -185,7 +185,7 @@ impl Janitor {
         if wanted && self.rotating != Some(current) && self.shared.space.has_own_room() {
             self.rotating = Some(current);
             // If the inbox is closed, the segment is about to be closed anyway.
-            let _ = self.shared.inbox.send(super::shared::Request::Rotate);
+            let _ = self.shared.send(super::shared::Request::Rotate);
         }
     }
 

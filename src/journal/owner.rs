@@ -8,10 +8,11 @@ use std::{
 
 use super::{
     appender::Done,
+    handoff::Failed,
     janitor::{Job, Prepared},
     running::{Events, GroupStats},
     segment::{SegmentWriter, Settled, Wanted},
-    shared::{Append, Failed, Fetched, Request, Shared},
+    shared::{Append, Fetched, Request, Shared},
     store::StoreError,
 };
 use crate::{

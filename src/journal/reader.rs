@@ -68,7 +68,7 @@ impl Reader {
     async fn fetch(&self, place: Place) -> Result<Option<Vec<Value>>, ReadError> {
         let (reply, answer) = oneshot::channel();
         let asked = match place.current {
-            true => self.shared.inbox.send(Request::Read(place.wanted, reply)).is_ok(),
+            true => self.shared.send(Request::Read(place.wanted, reply)).is_ok(),
             false => self.jobs.send(Job::Read(place.wanted, reply)).is_ok(),
         };
         let fetched: Fetched = if asked { answer.await.map_err(|_| ReadError::Stopped)? } else { return Err(ReadError::Stopped) };

@@ -15,7 +15,7 @@ use super::{
     janitor::{Janitor, Job},
     owner::Owner,
     reader::Reader,
-    shared::{OnFatal, Request, Shared},
+    shared::{OnFatal, Shared},
     table::{Retention, Table},
 };
 use crate::{
@@ -230,8 +230,6 @@ impl Running {
 
     fn begin_stop(&self) {
         self.shared.stop();
-        // A closed inbox is stopping or has failed already.
-        let _ = self.shared.inbox.send(Request::Stop);
     }
 
     /// Lets the janitor look around once, now.

@@ -2,19 +2,17 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tokio::sync::{
-    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    oneshot,
-};
+use tokio::sync::{mpsc::UnboundedReceiver, oneshot};
 
 use super::{
     appender::{AppendError, Done},
+    handoff::{Failed, Handoff, Refusal},
     segment::{Settled, Wanted},
     space::Space,
     store::{StoreError, Value},
@@ -53,13 +51,7 @@ pub(super) struct Append {
 /// What everybody may see.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// The inbox. Unbounded in itself: `journal.inbox_bytes_max` bounds what is put in.
-    pub inbox: UnboundedSender<Request>,
-    /// Its other end: the owner's, and after a failure anybody's who empties it.
-    requests: Mutex<UnboundedReceiver<Request>>,
-    in_flight: Mutex<InFlight>,
-    stopping: AtomicBool,
-    failure: OnceLock<String>,
+    handoff: Handoff<Request, (Done, Sequence)>,
     on_fatal: Mutex<Option<OnFatal>>,
     pub table: Mutex<Table>,
     /// Per lane: what Postgres holds, and what it was seen to hold.
@@ -92,30 +84,14 @@ struct Lane {
 
 const UNREAD: u64 = u64::MAX;
 
-/// The callers of the group that is being written. Whoever takes them out answers them.
-#[derive(Debug, Default)]
-struct InFlight {
-    failed: bool,
-    waiting: Vec<(Done, Sequence)>,
-}
-
-/// The journal has failed; everybody has been told.
-#[derive(Debug)]
-pub(super) struct Failed;
-
 impl Shared {
     pub(super) fn new(table: Table, lanes: &[Sequence], limits: &Limits, on_fatal: OnFatal) -> Self {
-        let (inbox, requests) = unbounded_channel();
         let lane = |at: &Sequence| Lane { settled: AtomicU64::new(at.get()), confirmed: AtomicU64::new(UNREAD) };
         let lanes = lanes.iter().map(lane).collect();
         let charged = table.charged();
         limits.journal_bytes.take_anyway(charged);
         let shared = Self {
-            inbox,
-            requests: Mutex::new(requests),
-            in_flight: Mutex::default(),
-            stopping: AtomicBool::new(false),
-            failure: OnceLock::new(),
+            handoff: Handoff::new(),
             on_fatal: Mutex::new(Some(on_fatal)),
             table: Mutex::new(table),
             lanes,
@@ -134,8 +110,14 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Puts a request into the inbox. It comes back if the journal has stopped or failed.
+    pub(super) fn send(&self, request: Request) -> Result<(), Request> {
+        self.handoff.send(request)
+    }
+
+    /// The owner's end of the inbox.
     pub(super) fn requests(&self) -> MutexGuard<'_, UnboundedReceiver<Request>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        self.handoff.requests()
     }
 
     /// Stores a lane's position and gives room back for what no lane needs any more.
@@ -180,37 +162,32 @@ impl Shared {
     }
 
     pub(super) fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.handoff.stop(Request::Stop);
     }
 
     /// What an append is told that can't be put in.
     pub(super) fn refusal(&self) -> Option<AppendError> {
-        if self.failure.get().is_some() {
-            return Some(AppendError::OutcomeUnknown);
-        }
-        self.stopping.load(Ordering::SeqCst).then_some(AppendError::Stopped)
+        self.handoff.refusal().map(|refusal| match refusal {
+            Refusal::Failed => AppendError::OutcomeUnknown,
+            Refusal::Stopping => AppendError::Stopped,
+        })
     }
 
     pub(super) fn failure(&self) -> Option<&str> {
-        self.failure.get().map(String::as_str)
+        self.handoff.failure()
     }
 
     /// Hands the callers of the next group over: from now on a failure answers them.
     pub(super) fn begin_write(&self, waiting: Vec<(Done, Sequence)>) -> Result<(), Failed> {
-        let mut in_flight = self.in_flight();
-        if in_flight.failed {
-            return Err(Failed);
-        }
-        in_flight.waiting = waiting;
+        self.handoff.begin(waiting)?;
         self.write_began.store(self.clock.elapsed().as_micros() as u64 + 1, Ordering::Relaxed);
         Ok(())
     }
 
     /// Takes the callers back, to be told of success. Not after a failure: they have been answered.
     pub(super) fn end_write(&self) -> Result<Vec<(Done, Sequence)>, Failed> {
-        let mut in_flight = self.in_flight();
         self.write_began.store(0, Ordering::Relaxed);
-        if in_flight.failed { Err(Failed) } else { Ok(std::mem::take(&mut in_flight.waiting)) }
+        self.handoff.end()
     }
 
     /// For how long the write under way has been.
@@ -222,19 +199,8 @@ impl Shared {
     /// The journal has failed: nothing is acknowledged from now on. Whoever waits is told that the outcome is unknown, and
     /// so is everybody who comes later. Only the first reason counts.
     pub(super) fn fail(&self, reason: String) {
-        let waiting = {
-            let mut in_flight = self.in_flight();
-            if std::mem::replace(&mut in_flight.failed, true) {
-                return;
-            }
-            self.failure.set(reason.clone()).expect("set once, under the lock");
-            std::mem::take(&mut in_flight.waiting)
-        };
-        drop(waiting);
-        // The owner may sleep on the inbox; then it empties it when it wakes. Else (it hangs in a sync, or is gone) we do.
-        let _ = self.inbox.send(Request::Wake);
-        if let Ok(requests) = self.requests.try_lock() {
-            empty(requests);
+        if !self.handoff.fail(reason.clone(), Request::Wake) {
+            return;
         }
         let told = self.on_fatal.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(OnFatal(tell)) = told {
@@ -244,17 +210,6 @@ impl Shared {
 
     /// Answers everything in the inbox, and whatever still comes, by dropping it.
     pub(super) fn empty_inbox(&self) {
-        empty(self.requests());
-    }
-
-    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn empty(mut requests: MutexGuard<'_, UnboundedReceiver<Request>>) {
-    requests.close();
-    while let Some(request) = requests.blocking_recv() {
-        drop(request);
+        self.handoff.empty();
     }
 }

@@ -25,6 +25,7 @@ mod damage;
 mod flow;
 mod golden;
 mod room;
+mod schedules;
 mod tools;
 
 const LANE: LaneId = LaneId(0);
