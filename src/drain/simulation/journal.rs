@@ -16,6 +16,7 @@ impl World {
     pub(super) fn open(&self, limits: &Limits) -> bool {
         let mut inner = self.lock();
         let lanes = inner.ledger.len() as u16;
+        inner.ledger.iter_mut().for_each(|known| known.seen = None);
         let Inner { disk, journal, retention, death, .. } = &mut *inner;
         *journal = Journal::open(disk, lanes, limits, *retention, &mut || death.comes());
         journal.is_some()
@@ -83,8 +84,15 @@ impl World {
     /// The janitor looks around. `false`: the daemon died meanwhile.
     pub(super) fn tend(&self) -> bool {
         let mut inner = self.lock();
-        let Inner { disk, journal, death, .. } = &mut *inner;
-        journal.as_mut().expect("it is open").tend(disk, Instant::now().into_std(), &mut || death.comes())
+        let Inner { disk, journal, death, truth, ledger, .. } = &mut *inner;
+        let journal = journal.as_mut().expect("it is open");
+        let before = journal.oldest();
+        let lives = journal.tend(disk, Instant::now().into_std(), &mut || death.comes());
+        for (lane, known) in (0..).map(LaneId).zip(ledger) {
+            let removed = truth.between(lane, before, journal.oldest()).last().map(|accepted| accepted.sequence);
+            assert!(removed <= known.seen, "{removed:?} of lane {} is removed, but postgres was only seen at {:?}", lane.0, known.seen);
+        }
+        lives
     }
 
     /// The power goes, not only the daemon.

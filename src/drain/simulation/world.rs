@@ -49,11 +49,13 @@ pub(super) struct Inner {
     settled: Vec<Sequence>,
 }
 
-/// What the ledger knows of a lane.
+/// What is known of a lane, the most of it by the ledger.
 #[derive(Clone, Default)]
 pub(super) struct Known {
     owners: Vec<Uuid>,
     had_row: bool,
+    /// The position that its row was last seen to say in this life: no more of it may go from the journal.
+    pub(super) seen: Option<Sequence>,
 }
 
 impl World {
@@ -138,6 +140,7 @@ impl World {
         let row = inner.server.tables(lane).row.map(|row| row.through);
         assert!(inner.trouble > 0 || row >= Some(position), "read back {position}, but the row says {row:?}");
         inner.settled.push(position);
+        inner.ledger[usize::from(lane.0)].seen = Some(position);
         inner.journal.as_ref().expect("it is open").settled(lane, position);
     }
 
