@@ -30,6 +30,7 @@ mod janitor;
 mod ledger;
 mod offline;
 mod owner;
+mod parts;
 mod reader;
 mod record;
 mod recovery;
@@ -40,7 +41,6 @@ mod shared;
 pub(crate) mod simulation;
 mod space;
 mod store;
-mod sync;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -76,6 +76,8 @@ pub mod outcomes;
 pub mod postgres;
 #[cfg(feature = "client")]
 pub mod proto;
+#[cfg(test)]
+pub(crate) mod runs;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]

@@ -3,7 +3,7 @@
 //!
 //! Generic so that its schedules can be tested with the owner alone; the journal has one.
 
-use super::sync::{AtomicBool, Mutex, MutexGuard, OnceLock, Ordering, PoisonError, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use super::parts::{AtomicBool, Mutex, MutexGuard, OnceLock, Ordering, PoisonError, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Requests (`R`) on their way to the owner, and the callers (`W`) of the group that it writes.
 #[derive(Debug)]

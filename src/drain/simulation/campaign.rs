@@ -5,21 +5,18 @@
 //! next one must find what was acknowledged and go on from there. What every commit makes of the tables, what every read sees and
 //! what every start finds is compared with a model that executes one save after the other.
 
-use std::{
-    panic::resume_unwind,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, panic::resume_unwind, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinHandle,
-    time::{Instant as Moment, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{acts, lane, limits, reads::Reading, world::World};
 use crate::{
     drain::{Counts, End, LaneBacklog, LaneHandle, RowRate},
     limits::Limits,
+    runs,
     save::Accepted,
     settings::{DrainSettings, Settings},
 };
@@ -96,7 +93,7 @@ impl Daemon {
     /// Told to stop, it does in good time.
     async fn stop(&mut self, world: &World) {
         let drain = Duration::from_millis(world.chance().u64(0..20_000));
-        self.lanes().for_each(|lane| lane.stop(Moment::now() + drain));
+        self.lanes().for_each(|lane| lane.stop(Instant::now() + drain));
         while let Some((_, task)) = self.lanes.last_mut() {
             assert_eq!(task.await.unwrap_or_else(|panic| resume_unwind(panic.into_panic())), End::Stopped);
             self.lanes.pop();
@@ -118,8 +115,9 @@ impl Daemon {
 }
 
 /// What happened in all stories.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Tally {
+    stories: u64,
     steps: u64,
     lives: u64,
     deaths: u64,
@@ -144,9 +142,19 @@ impl Tally {
         self.rebuilds += counts.rebuilds;
     }
 
+    /// Whether something that stories are about has happened in none.
     fn is_dull(&self) -> bool {
         let Self { deaths, persisted, failed, retries, halves, rebuilds, trimmed, given_up, .. } = *self;
         [deaths, persisted, failed, retries, halves, rebuilds, trimmed, given_up].contains(&0)
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { steps, lives, deaths, transactions, persisted, failed, retries, halves, rebuilds, trimmed, given_up, .. } = self;
+        write!(f, "{steps} steps, {lives} lives, {deaths} deaths, {transactions} transactions, {persisted} saves persisted, ")?;
+        write!(f, "{failed} failed for cause, {retries} retries, {halves} halves, {rebuilds} rebuilds, {trimmed} journals trimmed, ")?;
+        write!(f, "{given_up} gaps accepted")
     }
 }
 
@@ -224,34 +232,16 @@ async fn peace(world: &World) {
     assert_eq!((limits.backlog_bytes.used(), limits.backlog_objects.used(), limits.journal_bytes.used()), (0, 0, 0));
 }
 
-/// Says which seed it was when a story panics.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the seed was {}: run it again with FOREBAY_SEED={}", self.0, self.0);
-        }
-    }
-}
-
-/// `FOREBAY_SEED` tells one story again; with `FOREBAY_SIM_STEPS` it is the first of as many as take so many steps.
 #[test]
 fn whatever_fails_and_whenever_it_dies_every_save_is_applied_once_and_in_order_or_failed_for_cause() {
-    let number = |name| std::env::var_os(name).map(|text| text.to_str().and_then(|text| text.parse::<u64>().ok()).expect("a number"));
-    let (seed, steps) = (number("FOREBAY_SEED"), number("FOREBAY_SIM_STEPS"));
-    let steps_max = steps.unwrap_or(if seed.is_some() { 1 } else { 60_000 });
-    let (mut tally, began) = (Tally::default(), Instant::now());
-    let mut next = seed.unwrap_or(0);
-    while tally.steps < steps_max {
-        let _seed = Seed(next);
+    let mut tally = Tally::default();
+    let runs = runs::run("simulation", 120, |seed| {
         // The lane's jitter comes from here.
-        fastrand::seed(next);
+        fastrand::seed(seed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-        runtime.block_on(story(next, &mut tally));
-        next += 1;
-    }
-    let rate = tally.steps as f64 / began.elapsed().as_secs_f64();
-    println!("up to seed {}, {rate:.0} steps a second: {tally:?}", next - 1);
-    assert!(tally.steps < 50_000 || !tally.is_dull(), "the stories were dull: {tally:?}");
+        runtime.block_on(story(seed, &mut tally));
+        tally.stories += 1;
+    });
+    println!("{runs}: {tally}; failed: 0");
+    assert!(tally.stories < 100 || !tally.is_dull(), "the stories were dull: {tally}");
 }

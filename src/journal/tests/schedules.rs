@@ -1,25 +1,24 @@
 //! The hand-off under schedules that a seed chooses: every lock, every wait and every message is a point where another thread may go
 //! on. The same source as the journal's, made of shuttle's parts; the owner is the shape of the journal's one, without a disk.
-//!
-//! `FOREBAY_SCHEDULES` says how many, `FOREBAY_SEED` which.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use shuttle::{
-    Config, Runner,
+    Config, FailurePersistence, Runner,
     scheduler::{PctScheduler, RandomScheduler},
     sync::Arc,
     thread,
 };
 
-#[expect(clippy::duplicate_mod, reason = "the same source over other parts: what `super::sync` names there and here")]
+#[expect(clippy::duplicate_mod, reason = "the same source over other parts: what `super::parts` names there and here")]
 #[path = "../handoff.rs"]
 mod handoff;
 
 use self::handoff::Handoff;
+use crate::runs;
 
 /// A channel that does what tokio's is documented to do.
-mod sync {
+mod parts {
     use std::collections::VecDeque;
     pub(super) use std::sync::{OnceLock, PoisonError};
 
@@ -131,6 +130,12 @@ struct Stage {
     trouble: Trouble,
 }
 
+/// Schedules of one seed, for each trouble: every next step by chance, and by threads' priorities, which change so often. These learn
+/// from each other how long a schedule is.
+const RANDOM: usize = 5;
+const BY_PRIORITY: usize = 20;
+const DEPTH: usize = 3;
+
 const CALLERS: usize = 3;
 const GROUP_MAX: usize = 2;
 
@@ -233,15 +238,23 @@ fn play(trouble: Trouble) {
     assert!(stage.handoff.send(Request::Wake).is_err(), "nobody would take it any more");
 }
 
+/// The seed is all that it takes to repeat a schedule.
+fn config() -> Config {
+    let mut config = Config::new();
+    config.failure_persistence = FailurePersistence::None;
+    config
+}
+
 #[test]
 fn everybody_is_told_one_thing_in_every_schedule() {
-    let number = |name| std::env::var_os(name).map(|text| text.to_str().and_then(|text| text.parse::<u64>().ok()).expect("a number"));
-    let (schedules, seed) = (number("FOREBAY_SCHEDULES").unwrap_or(2_000) as usize, number("FOREBAY_SEED").unwrap_or(1));
-    let troubles = [Trouble::None, Trouble::Sync(0), Trouble::Sync(1), Trouble::Watchdog];
-    for trouble in troubles {
-        let each = schedules.div_ceil(2 * troubles.len());
-        Runner::new(RandomScheduler::new_from_seed(seed, each), Config::new()).run(move || play(trouble));
-        Runner::new(PctScheduler::new_from_seed(seed, 3, each), Config::new()).run(move || play(trouble));
-    }
-    println!("{schedules} schedules from seed {seed}");
+    let mut schedules = 0;
+    let runs = runs::run("schedules", 20, |seed| {
+        for trouble in [Trouble::None, Trouble::Sync(0), Trouble::Sync(1), Trouble::Watchdog] {
+            schedules += Runner::new(RandomScheduler::new_from_seed(seed, RANDOM), config()).run(move || play(trouble));
+            schedules += Runner::new(PctScheduler::new_from_seed(seed, DEPTH, BY_PRIORITY), config()).run(move || play(trouble));
+        }
+    });
+    // Shuttle's, which would speak of schedules when any other test panics.
+    drop(std::panic::take_hook());
+    println!("{runs}: {schedules} schedules; failed: 0");
 }
