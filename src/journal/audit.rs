@@ -196,7 +196,7 @@ pub(super) fn judge(found: &[Found], mark: Option<Mark>) -> Result<Plan, Box<Rep
     let evidence = found.iter().map(Found::evidence).chain(mark.map(|mark| mark.chunk)).max().unwrap_or(0);
     let journal = mark.map(|mark| mark.journal).or_else(|| found.iter().find_map(Found::journal));
     let mut findings: Vec<_> = found.iter().filter_map(|segment| segment.intruder(journal?)).collect();
-    let mut held = Held::default();
+    let mut held = Held { gone: mark.map_or(Sequence::ZERO, |mark| mark.removed), ..Held::default() };
     for segment in found.iter().rev() {
         if let Err(finding) = held.add(segment) {
             findings.push(finding);
@@ -237,6 +237,8 @@ fn describe(live: &[Summary]) -> Report {
 /// What the segments hold, from the newest back.
 #[derive(Debug, Default)]
 struct Held {
+    /// Saves up to here may be missing.
+    gone: Sequence,
     /// Newest first.
     live: Vec<Summary>,
     void: Vec<u64>,
@@ -280,9 +282,17 @@ impl Held {
                 }
             }
         };
-        check_link(&summary, self.live.last())?;
-        self.live.push(summary);
+        match check_link(&summary, self.live.last()) {
+            Ok(()) => self.live.push(summary),
+            Err(_) if self.is_left_over(&summary) => self.void.push(number),
+            Err(finding) => return Err(finding),
+        }
         Ok(())
+    }
+
+    /// Whether a segment should be gone with those between it and the next one: its removal has failed, theirs has not.
+    fn is_left_over(&self, older: &Summary) -> bool {
+        older.last() <= self.gone && self.live.last().is_some_and(|newer| newer.last_before <= self.gone.get())
     }
 
     fn missing(&self, evidence: u64, mark: Option<Mark>) -> Option<String> {

@@ -128,6 +128,25 @@ async fn a_missing_segment_refuses_wherever_it_was() {
 }
 
 #[tokio::test]
+async fn a_segment_whose_removal_failed_goes_at_the_next_start() {
+    let home = tempfile::tempdir().expect("a directory");
+    let settings = JournalSettings { segment_bytes: 100_000, retention: Duration::ZERO, ..settings(home.path()) };
+    let rig = Rig::start(&settings);
+    let mut last = Sequence::ZERO;
+    for key in 0..100 {
+        last = rig.append(saves(key..key + 1, 4000)).await.expect("accepted");
+    }
+    std::fs::create_dir_all(home.path().join(".trash-0000000001/in the way")).expect("created");
+    rig.running.monitor().settled(LANE, last, true);
+    rig.running.tend();
+    let [first, second] = [1, 2].map(|segment| segment_path(home.path(), segment));
+    assert!(first.exists() && !second.exists());
+    rig.running.stop().await.expect("a clean end");
+    let journal = open(&settings);
+    assert_eq!((journal.last(), first.exists()), (last, false));
+}
+
+#[tokio::test]
 async fn damage_in_a_closed_segment_is_found_when_it_is_read() {
     let home = tempfile::tempdir().expect("a directory");
     let settings = settings(home.path());
