@@ -28,12 +28,22 @@ impl<T: Target, L: Log> Lane<T, L> {
             Ok(row) => row,
             Err(failure) => return self.contact_failed((&failure).into(), &failure),
         };
+        self.keep_lost(row);
         match self.plan.meet(row, |sequence| self.log.knows(sequence)) {
             Meeting::At(position) => self.stand_at(position).await,
             Meeting::Claim(_) => {}
             Meeting::Fenced(by) => self.events.fenced(by),
             Meeting::Missing => self.stand_before(&missing_row()),
             Meeting::Beyond(position) => self.stand_before(&beyond_the_journal(position)),
+        }
+    }
+
+    /// What Postgres turns out to have lost stays in the journal, whatever becomes of this contact: until a person has been asked, that
+    /// may be long.
+    fn keep_lost(&mut self, row: Option<PositionRow>) {
+        let position = row.map_or(Sequence::ZERO, |row| row.through);
+        if position < self.plan.position() {
+            (self.settle)(self.id, position);
         }
     }
 

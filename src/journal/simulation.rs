@@ -40,6 +40,8 @@ pub(crate) struct Disk {
     segments: BTreeMap<u64, OnDisk>,
     watermark: Option<Mark>,
     run: u64,
+    /// It refuses to remove anything.
+    pub(crate) keeps: bool,
 }
 
 #[derive(Debug, Default)]
@@ -77,14 +79,17 @@ pub(crate) struct Journal {
 impl Disk {
     const ID: JournalId = JournalId([7; 16]);
 
-    /// The power goes: of what was not synced each chunk is there or not.
+    /// The power goes: of what was not synced each chunk is there, torn, or not.
     pub(crate) fn cut_power(&mut self, chance: &mut fastrand::Rng) {
         for segment in self.segments.values_mut() {
-            let mut number = 0;
-            segment.chunks.retain(|_| {
-                number += 1;
-                number <= segment.synced || chance.bool()
+            let mut unsynced = segment.chunks.split_off(segment.synced);
+            unsynced.retain_mut(|(_, value)| {
+                if chance.u8(..3) == 0 {
+                    tear(value, chance);
+                }
+                chance.u8(..3) > 0
             });
+            segment.chunks.extend(unsynced);
         }
     }
 
@@ -115,6 +120,12 @@ impl Disk {
         self.sync(summary.segment);
         let segment = self.segments.get_mut(&summary.segment).expect("written to");
         segment.closed = Some(summary);
+    }
+
+    fn remove(&mut self, segment: u64) {
+        if !self.keeps {
+            self.segments.remove(&segment);
+        }
     }
 
     fn chunk(&self, segment: u64, number: u64) -> Option<Value> {
@@ -263,7 +274,7 @@ impl Journal {
             self.mark(disk);
             alive(dies())?;
             self.shared.table().forget(segment);
-            disk.segments.remove(&segment);
+            disk.remove(segment);
         }
         let drained = self.shared.table().wants_rotation(now, self.retention);
         if self.retired.is_none() && (drained || self.current.summary.bytes >= self.segment_bytes) {
@@ -334,6 +345,15 @@ impl Journal {
         opening(&mut next, &start, 0, &settled, disk);
         self.retired = Some(std::mem::replace(&mut self.current, next).summary);
     }
+}
+
+/// Some of it was never written.
+fn tear(value: &mut Value, chance: &mut fastrand::Rng) {
+    let mut bytes = value.to_vec();
+    let from = chance.usize(..bytes.len());
+    let to = chance.usize(from..=bytes.len());
+    bytes[from..to].fill(0);
+    *value = bytes.into();
 }
 
 fn opening(cutter: &mut Cutter, start: &Start, carried: usize, settled: &Settled, disk: &mut Disk) {

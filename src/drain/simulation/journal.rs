@@ -16,7 +16,7 @@ impl World {
     pub(super) fn open(&self, limits: &Limits) -> bool {
         let mut inner = self.lock();
         let lanes = inner.ledger.len() as u16;
-        inner.ledger.iter_mut().for_each(|known| known.seen = None);
+        inner.be_deaf();
         let Inner { disk, journal, retention, death, .. } = &mut *inner;
         *journal = Journal::open(disk, lanes, limits, *retention, &mut || death.comes());
         journal.is_some()
@@ -25,8 +25,10 @@ impl World {
     /// What the journal holds, which is what was acknowledged, and what was written last if all of it is there.
     pub(super) fn recover(&self) -> Vec<Accepted> {
         let mut inner = self.lock();
-        let Inner { disk, journal, truth, in_flight, .. } = &mut *inner;
+        let Inner { disk, journal, truth, in_flight, removed, .. } = &mut *inner;
         let journal = journal.as_ref().expect("it is open");
+        assert!(truth.after(*removed).len() <= truth.after(journal.oldest()).len(), "what was not removed is gone");
+        *removed = journal.oldest();
         let mut found = Vec::new();
         let mut after = journal.oldest();
         loop {
@@ -81,17 +83,17 @@ impl World {
         self.acknowledge();
     }
 
-    /// The janitor looks around. `false`: the daemon died meanwhile.
+    /// The janitor looks around, and while there is trouble its disk may refuse to remove anything. `false`: the daemon died meanwhile.
     pub(super) fn tend(&self) -> bool {
         let mut inner = self.lock();
-        let Inner { disk, journal, death, truth, ledger, .. } = &mut *inner;
+        let Inner { chance, disk, journal, death, trouble, .. } = &mut *inner;
+        disk.keeps = chance.u32(..100) < *trouble;
         let journal = journal.as_mut().expect("it is open");
         let before = journal.oldest();
         let lives = journal.tend(disk, Instant::now().into_std(), &mut || death.comes());
-        for (lane, known) in (0..).map(LaneId).zip(ledger) {
-            let removed = truth.between(lane, before, journal.oldest()).last().map(|accepted| accepted.sequence);
-            assert!(removed <= known.seen, "{removed:?} of lane {} is removed, but postgres was only seen at {:?}", lane.0, known.seen);
-        }
+        let oldest = journal.oldest();
+        inner.check_removed(before, oldest);
+        inner.removed = oldest;
         lives
     }
 
@@ -108,8 +110,10 @@ impl World {
 
     pub(super) fn forget_journal(&self) {
         let mut inner = self.lock();
-        let Inner { disk, journal, .. } = &mut *inner;
-        journal.as_mut().expect("it is open").forget_everything(disk);
+        let Inner { disk, journal, removed, .. } = &mut *inner;
+        let journal = journal.as_mut().expect("it is open");
+        journal.forget_everything(disk);
+        *removed = journal.oldest();
     }
 }
 

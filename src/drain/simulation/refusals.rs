@@ -158,3 +158,41 @@ async fn a_rewind_waits_for_a_person_if_told_to() {
     }
     halted(&life).await;
 }
+
+/// Saves of several segments are drained, Postgres loses some of them, and the lane halts; retention is long over.
+async fn lost_and_halted(world: &World, drain: DrainSettings, lose: impl FnOnce()) -> Life {
+    world.lock().retention = (Duration::from_secs(600), 1_000);
+    let life = Life::start_under(world, drain);
+    for _ in 0..8 {
+        assert!(life.save(world, world.batch_without_poison(2)));
+        life.handle.flush(None).await.expect("flushed");
+    }
+    lose();
+    halted(&life).await;
+    for _ in 0..8 {
+        sleep(Duration::from_secs(601)).await;
+        assert!(world.tend());
+    }
+    life
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_postgres_lost_stays_in_the_journal_while_a_person_is_asked() {
+    let world = World::new(28);
+    let life = lost_and_halted(&world, DrainSettings { on_rewind: OnRewind::Halt, ..settings() }, || world.go_back()).await;
+    life.handle.resume(false);
+    life.until(|state| *state == LaneState::Idle).await;
+    world.check_everything();
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_of_it_stays_while_the_position_row_is_missing() {
+    let world = World::new(29);
+    let lose = || {
+        world.put_row(None);
+        world.lock().server.disconnect_all();
+    };
+    let life = lost_and_halted(&world, settings(), lose).await;
+    assert!(matches!(&*life.handle.state().borrow(), LaneState::Halted(halt) if halt.reason.contains("is missing")));
+    assert!(!world.has_trimmed());
+}

@@ -310,7 +310,12 @@ impl Target for FakePostgres {
         }
         self.check_connection()?;
         self.world.step().await;
-        if self.in_trouble() { Err(lost()) } else { Ok(self.world.lock().server.tables(self.lane).row) }
+        if self.in_trouble() {
+            return Err(lost());
+        }
+        let row = self.world.lock().server.tables(self.lane).row;
+        self.world.hear(self.lane, row.map(|row| row.through));
+        Ok(row)
     }
 
     async fn count_failed(&mut self) -> Result<(), Failure> {
@@ -384,7 +389,11 @@ impl Target for FakePostgres {
         if let Owned::Failed(saves) = &transaction.what {
             self.failed_saves.take_anyway(saves.len() as u64);
         }
-        if self.world.lock().server.doubts { Err(doubt()) } else { Ok(Written { statement_rows, ..written }) }
+        if self.world.lock().server.doubts {
+            return Err(doubt());
+        }
+        self.world.hear(self.lane, Some(transaction.through));
+        Ok(Written { statement_rows, ..written })
     }
 
     fn is_connected(&self) -> bool {

@@ -36,6 +36,8 @@ pub(super) struct Inner {
     /// When drained segments go, and of how many bytes.
     pub(super) retention: (Duration, u64),
     pub(super) truth: Truth,
+    /// Saves up to here the journal has removed.
+    pub(super) removed: Sequence,
     /// A group that is written and not acknowledged, and whether it is synced.
     pub(super) in_flight: Option<(Vec<Accepted>, bool)>,
     pub(super) death: Death,
@@ -54,8 +56,8 @@ pub(super) struct Inner {
 pub(super) struct Known {
     owners: Vec<Uuid>,
     had_row: bool,
-    /// The position that its row was last seen to say in this life: no more of it may go from the journal.
-    pub(super) seen: Option<Sequence>,
+    /// What Postgres was last heard to say of its position in this life: no more of it may go from the journal.
+    heard: Option<Sequence>,
 }
 
 impl World {
@@ -71,6 +73,7 @@ impl World {
             journal: None,
             retention: (Duration::from_secs(3_600), 1 << 30),
             truth: Truth::default(),
+            removed: Sequence::ZERO,
             in_flight: None,
             death: Death::default(),
             trouble: 0,
@@ -134,13 +137,17 @@ impl World {
         inner.truth.given_up.push((lane, after, through));
     }
 
+    /// Postgres says where a lane is.
+    pub(super) fn hear(&self, lane: LaneId, position: Option<Sequence>) {
+        self.lock().ledger[usize::from(lane.0)].heard = position;
+    }
+
     /// A lane tells its position.
     pub(super) fn note(&self, lane: LaneId, position: Sequence) {
         let mut inner = self.lock();
-        let row = inner.server.tables(lane).row.map(|row| row.through);
-        assert!(inner.trouble > 0 || row >= Some(position), "read back {position}, but the row says {row:?}");
+        let heard = inner.ledger[usize::from(lane.0)].heard.unwrap_or_default();
+        assert_eq!(position, heard, "lane {} tells what postgres has not said", lane.0);
         inner.settled.push(position);
-        inner.ledger[usize::from(lane.0)].seen = Some(position);
         inner.journal.as_ref().expect("it is open").settled(lane, position);
     }
 
@@ -289,6 +296,19 @@ impl World {
 }
 
 impl Inner {
+    /// A life begins: nothing was heard in it.
+    pub(super) fn be_deaf(&mut self) {
+        self.ledger.iter_mut().for_each(|known| known.heard = None);
+    }
+
+    /// What the journal has removed, now that its oldest save is this one, was heard to be in Postgres.
+    pub(super) fn check_removed(&self, before: Sequence, oldest: Sequence) {
+        for (lane, known) in (0..).map(LaneId).zip(&self.ledger) {
+            let removed = self.truth.between(lane, before, oldest).last().map(|accepted| accepted.sequence);
+            assert!(removed <= known.heard, "{removed:?} of lane {} is removed, but postgres has said {:?}", lane.0, known.heard);
+        }
+    }
+
     /// The number before the next save's.
     pub(super) fn next(&self) -> Sequence {
         self.last.max(Sequence::before_run(self.disk.run()).expect("few runs"))
