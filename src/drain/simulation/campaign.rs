@@ -163,7 +163,7 @@ async fn story(seed: u64, tally: &mut Tally) {
     let lanes = 1 + (seed % 3) as usize;
     let world = World::with_lanes(seed, lanes);
     let mut chance = world.chance();
-    world.lock().retention = (Duration::from_secs(chance.u64(0..60)), chance.u64(1_000..40_000));
+    world.lock().retention = (Duration::from_secs(chance.u64(0..60)), chance.u64(500..20_000));
     for _ in 0..chance.u32(1..8) {
         tally.lives += 1;
         world.live_for(chance.u64(1..700));
