@@ -17,7 +17,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::{
     JournalId,
-    audit::{self, Found},
+    audit::{self, Found, Plan},
     cutter::Cutter,
     reader::select,
     record::{self, Entry},
@@ -151,47 +151,25 @@ impl Journal {
     ///
     /// Drained segments go after `retention`, or when they have so many bytes; each has a quarter of these.
     pub(crate) fn open(disk: &mut Disk, lanes: u16, limits: &Limits, retention: (Duration, u64), dies: &mut Death<'_>) -> Option<Self> {
-        let retention = Retention { time: retention.0, bytes: retention.1, pressed: false };
         let found = disk.look();
         let plan = audit::judge(&found, disk.watermark).unwrap_or_else(|report| panic!("the journal is damaged: {report}"));
         disk.run = disk.run.max(plan.run) + 1;
         alive(dies())?;
-        let before_run = Sequence::before_run(disk.run).expect("few runs");
-        let start = plan.start(Disk::ID, disk.run, before_run);
-        let mut current = Cutter::new(&start);
-        opening(&mut current, &start, plan.carried.len(), &plan.settled, disk);
-        for span in &plan.carried {
-            alive(dies())?;
-            let from = found.iter().find_map(|found| match found {
-                Found::Open(number, Some(witness)) if *number == plan.carried_from => Some(witness),
-                _ => None,
-            });
-            let group = read_group(from.expect("what is carried was seen"), span.first_chunk, span.last_chunk).expect("it was whole");
-            let payload = std::iter::once(&group.payload[..]);
-            let Ok(()) = current.group(group.first, group.saves, payload, &plan.settled, disk.put(start.segment));
-        }
-        alive(dies())?;
-        current.summary.bytes = disk.sync(start.segment);
-        current.synced();
-        alive(dies())?;
-        let (chunk, sequence) = (current.summary.last_chunk, current.summary.last());
-        disk.watermark = Some(Mark { journal: Disk::ID, run: disk.run, chunk, sequence, removed: plan.removed });
-        for live in &plan.live {
-            alive(dies())?;
-            disk.close(live.clone());
-        }
-        for void in &plan.void {
-            alive(dies())?;
-            disk.segments.remove(void);
-        }
-        let oldest = plan.live.first().map_or(current.summary.last_before, |oldest| oldest.last_before);
+        let current = begin(disk, &plan, &found, dies)?;
+        conclude(disk, &plan, dies)?;
+        let retention = Retention { time: retention.0, bytes: retention.1, pressed: false };
+        Some(Self::of(plan, current, lanes, limits, retention))
+    }
+
+    fn of(plan: Plan, current: Cutter, lanes: u16, limits: &Limits, retention: Retention) -> Self {
+        let oldest = plan.live.first().unwrap_or(&current.summary).last_before;
         let hint = |lane| plan.settled.iter().find(|(known, _)| *known == lane).map_or(Sequence::ZERO, |&(_, position)| position);
         let after: Vec<_> = (0..lanes).map(|lane| hint(LaneId(lane)).max(Sequence::from_u64(oldest))).collect();
         let table = Table::new(plan.live, current.summary.clone());
         let fatal = OnFatal(Box::new(|reason| panic!("{reason}")));
-        Some(Self {
+        Self {
             shared: Arc::new(Shared::new(table, &after, limits, fatal)),
-            next_segment: start.segment + 1,
+            next_segment: current.summary.segment + 1,
             current,
             retired: None,
             closing: Vec::new(),
@@ -201,7 +179,7 @@ impl Journal {
             charge: 0,
             after,
             found: plan.last,
-        })
+        }
     }
 
     /// Up to where each lane's saves were known to be in Postgres when it was opened.
@@ -345,6 +323,43 @@ impl Journal {
         opening(&mut next, &start, 0, &settled, disk);
         self.retired = Some(std::mem::replace(&mut self.current, next).summary);
     }
+}
+
+/// The new run's segment, with what nothing calls synced; then the first watermark.
+fn begin(disk: &mut Disk, plan: &Plan, found: &[Found], dies: &mut Death<'_>) -> Option<Cutter> {
+    let start = plan.start(Disk::ID, disk.run, Sequence::before_run(disk.run).expect("few runs"));
+    let mut current = Cutter::new(&start);
+    opening(&mut current, &start, plan.carried.len(), &plan.settled, disk);
+    for span in &plan.carried {
+        alive(dies())?;
+        let from = found.iter().find_map(|found| match found {
+            Found::Open(number, Some(witness)) if *number == plan.carried_from => Some(witness),
+            _ => None,
+        });
+        let group = read_group(from.expect("what is carried was seen"), span.first_chunk, span.last_chunk).expect("it was whole");
+        let payload = std::iter::once(&group.payload[..]);
+        let Ok(()) = current.group(group.first, group.saves, payload, &plan.settled, disk.put(start.segment));
+    }
+    alive(dies())?;
+    current.summary.bytes = disk.sync(start.segment);
+    current.synced();
+    alive(dies())?;
+    let (chunk, sequence) = (current.summary.last_chunk, current.summary.last());
+    disk.watermark = Some(Mark { journal: Disk::ID, run: disk.run, chunk, sequence, removed: plan.removed });
+    Some(current)
+}
+
+/// What is live is closed from now on, what is void goes.
+fn conclude(disk: &mut Disk, plan: &Plan, dies: &mut Death<'_>) -> Option<()> {
+    for live in &plan.live {
+        alive(dies())?;
+        disk.close(live.clone());
+    }
+    for void in &plan.void {
+        alive(dies())?;
+        disk.segments.remove(void);
+    }
+    Some(())
 }
 
 /// Some of it was never written.

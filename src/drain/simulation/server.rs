@@ -119,6 +119,15 @@ impl Server {
         if named { Err(Failure { collection: Some("log".into()), ..failure(action, code) }) } else { Ok(()) }
     }
 
+    fn check_tables(&self) -> Result<(), Failure> {
+        let lies_ahead = |until: Option<Instant>| until.is_some_and(|until| until > Instant::now());
+        match () {
+            () if lies_ahead(self.broken_until) => Err(failure(Action::Halt, "42703")),
+            () if lies_ahead(self.locked_until) => Err(failure(Action::Retry, "55P03")),
+            () => Ok(()),
+        }
+    }
+
     fn back_up(&mut self) {
         self.backups.push(self.lanes.clone());
     }
@@ -355,12 +364,7 @@ impl Target for FakePostgres {
     async fn apply(&mut self, work: Work<'_>) -> Result<Written, ApplyError> {
         self.travel().await;
         self.check_connection()?;
-        if self.world.lock().server.broken_until.is_some_and(|until| until > Instant::now()) {
-            return Err(failure(Action::Halt, "42703").into());
-        }
-        if self.world.lock().server.locked_until.is_some_and(|until| until > Instant::now()) {
-            return Err(failure(Action::Retry, "55P03").into());
-        }
+        self.world.lock().server.check_tables()?;
         if self.world.lock().server.hangs {
             std::future::pending::<()>().await;
         }
