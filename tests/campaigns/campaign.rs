@@ -1,0 +1,72 @@
+//! A campaign: runs from consecutive seeds, as many as asked for. A run that panics has failed; the others go on.
+//!
+//! Its variables, which `tests/faults` sets: `FOREBAY_SEED` (the first seed), `FOREBAY_FAULTS_RUNS` or `FOREBAY_FAULTS_MINUTES`, and
+//! `FOREBAY_FAULTS_RECORD` with `FOREBAY_FAULTS_COMMIT`: the file that gets a line about it.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use crate::support::{number, seed};
+
+/// What runs have counted, by what it is.
+pub(super) type Counts = BTreeMap<&'static str, u64>;
+
+/// How long it goes on.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Runs(u64),
+    At(Instant),
+}
+
+/// Runs `one` from consecutive seeds; panics if one of them has failed. `short` is how many runs there are if nothing else is
+/// asked for, `most` after how many there is nothing new.
+pub(super) async fn run<R: Future<Output = Counts> + Send + 'static>(name: &str, short: u64, most: u64, one: impl Fn(u64) -> R) {
+    let (first, end) = (seed(name), end(short, most));
+    let (mut total, mut failed, mut runs) = (Counts::new(), Vec::new(), 0);
+    while end.is_ahead(runs) {
+        let seed = first.wrapping_add(runs);
+        runs += 1;
+        // In a task of its own: its panic, which says what is wrong, ends it alone.
+        match tokio::spawn(one(seed)).await {
+            Ok(counts) => counts.into_iter().for_each(|(what, count)| *total.entry(what).or_default() += count),
+            Err(_) => failed.push(seed),
+        }
+        println!("{name}: seed {seed}, run {runs}, {} failed", failed.len());
+    }
+    let counted: Vec<_> = total.iter().map(|(what, count)| format!("{count} {what}")).collect();
+    let (counted, failures) =
+        (counted.join(", "), if failed.is_empty() { "0".to_owned() } else { format!("{}: seeds {failed:?}", failed.len()) });
+    println!("{name}: {runs} runs from seed {first}: {counted}; failed: {failures}");
+    record(&[name, &format!("{first}, {runs} runs"), &counted, &failures]);
+    assert!(failed.is_empty(), "{} of {runs} runs failed: {failed:?}", failed.len());
+}
+
+fn end(short: u64, most: u64) -> End {
+    match number("FOREBAY_FAULTS_MINUTES") {
+        Some(minutes) => End::At(Instant::now() + Duration::from_secs(60 * minutes)),
+        None => End::Runs(number("FOREBAY_FAULTS_RUNS").unwrap_or(short).min(most)),
+    }
+}
+
+impl End {
+    fn is_ahead(self, runs: u64) -> bool {
+        match self {
+            Self::Runs(all) => runs < all,
+            Self::At(end) => Instant::now() < end,
+        }
+    }
+}
+
+/// A row of the track record: date and commit before these cells.
+fn record(cells: &[&str]) {
+    let Some(path) = std::env::var_os("FOREBAY_FAULTS_RECORD") else { return };
+    let commit = std::env::var_os("FOREBAY_FAULTS_COMMIT").unwrap_or_default();
+    let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
+    let row = format!("| {date} | {} | {} |\n", commit.to_string_lossy(), cells.join(" | "));
+    let file = File::options().append(true).open(&path);
+    file.and_then(|mut file| file.write_all(row.as_bytes())).unwrap_or_else(|error| panic!("record {row:?} in {path:?}: {error}"));
+}
