@@ -12,11 +12,12 @@
 //! Numbers in keys are big-endian, so that parts come in order; in values little-endian.
 
 use std::{
+    fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::store::{Store, StoreError};
+use super::store::{Store, StoreError, sync_directory};
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 1 + 8 + 8 + 4;
@@ -55,7 +56,15 @@ pub enum LedgerError {
 }
 
 impl Ledger {
+    /// Opens the ledger, or begins one: under another name first, because sled can't open what it was interrupted in making. A name
+    /// that the next start sweeps.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            let (home, unborn) = (path.parent().expect("a ledger lies in the journal's directory"), path.with_file_name(".trash-ledger"));
+            Store::open(&unborn, CACHE_BYTES)?.close()?;
+            fs::rename(&unborn, path)?;
+            sync_directory(home)?;
+        }
         let store = Some(Store::open(path, CACHE_BYTES)?);
         Ok(Self(Arc::new(Mutex::new(Inner { store, failed: None }))))
     }
