@@ -17,7 +17,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::store::{Store, StoreError, sync_directory};
+use super::{
+    shared::Shared,
+    store::{Store, StoreError, sync_directory},
+};
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 1 + 8 + 8 + 4;
@@ -36,6 +39,8 @@ struct Inner {
     /// `None` once closed.
     store: Option<Store>,
     failed: Option<String>,
+    /// The journal that accepts, once it does: it fails with its ledger (P8).
+    journal: Option<Arc<Shared>>,
 }
 
 /// Why the ledger did not do as told.
@@ -66,7 +71,12 @@ impl Ledger {
             sync_directory(home)?;
         }
         let store = Some(Store::open(path, CACHE_BYTES)?);
-        Ok(Self(Arc::new(Mutex::new(Inner { store, failed: None }))))
+        Ok(Self(Arc::new(Mutex::new(Inner { store, failed: None, journal: None }))))
+    }
+
+    /// From now on a journal accepts: if the ledger fails, nothing is acknowledged any more.
+    pub(super) fn is_of(&self, journal: &Arc<Shared>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).journal = Some(Arc::clone(journal));
     }
 
     /// Puts a value, durable when this returns.
@@ -149,17 +159,30 @@ impl Ledger {
         store.map_or(Ok(()), Store::close)
     }
 
+    /// Lets every later sync fail, as a broken disk would.
+    #[cfg(test)]
+    pub(super) fn break_sync(&self) {
+        let mut inner = self.0.lock().expect("no test panics while it holds the ledger");
+        inner.store.as_mut().expect("an open ledger").break_sync();
+    }
+
     fn with<T>(&self, act: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, LedgerError> {
         let mut inner = self.0.lock().map_err(|_| LedgerError::Failed("a call panicked".to_owned()))?;
         if let Some(failed) = &inner.failed {
             return Err(LedgerError::Failed(failed.clone()));
         }
         let store = inner.store.as_ref().ok_or(LedgerError::Stopped)?;
-        act(store).map_err(|error| {
-            let error = error.to_string();
-            inner.failed = Some(error.clone());
-            LedgerError::Failed(error)
-        })
+        let error = match act(store) {
+            Ok(done) => return Ok(done),
+            Err(error) => error.to_string(),
+        };
+        inner.failed = Some(error.clone());
+        let journal = inner.journal.clone();
+        drop(inner);
+        if let Some(journal) = journal {
+            journal.fail(format!("write the ledger: {error}"));
+        }
+        Err(LedgerError::Failed(error))
     }
 }
 

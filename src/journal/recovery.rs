@@ -135,9 +135,10 @@ pub(super) fn caught(segment: &Path, compare: impl FnOnce() -> Result<(), OpenEr
 
 fn compare_copy(segment: &Path, copy: &Path, witness: &Witness, last: u64) -> Result<(), OpenError> {
     let differs = |what: String| OpenError::damaged(format!("segment {}: {what}", segment.display()));
+    // What the system can't do, with a copy, says nothing about the segment.
+    let unread = |source| OpenError::Io { act: "audit a copy of a segment", source };
     let failed = |what: String, error| match io::Error::from(error) {
-        // What the system can't do, with a copy, says nothing about the segment.
-        source if source.raw_os_error().is_some() => OpenError::Io { act: "audit a copy of a segment", source },
+        source if source.raw_os_error().is_some() => unread(source),
         error => differs(format!("{what}: {error}")),
     };
     let store = Store::open(copy, READ_CACHE_BYTES).map_err(|error| failed("the store can't open it".to_owned(), error))?;
@@ -148,7 +149,7 @@ fn compare_copy(segment: &Path, copy: &Path, witness: &Witness, last: u64) -> Re
             return Err(differs(format!("chunk {number} is on disk, but the store doesn't find it")));
         }
     }
-    store.close().map_err(|error| failed("the store can't close it".to_owned(), error))
+    store.close().map_err(|error| unread(error.into()))
 }
 
 fn carried_groups(found: &[Found], plan: &Plan) -> Result<Vec<Group>, OpenError> {
@@ -241,7 +242,7 @@ fn conclude(directory: &Directory, found: &[Found], plan: &Plan) -> io::Result<(
             Summary { bytes: witness.bytes()?, ..summary.clone() }.mark(&directory.segment(*number))?;
         }
     }
-    plan.void.iter().try_for_each(|&number| directory.remove_segment(number))
+    plan.void.iter().try_for_each(|&number| Ok(directory.remove_segment(number)?))
 }
 
 fn recovered(plan: &Plan) -> Recovered {

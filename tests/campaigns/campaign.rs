@@ -22,33 +22,46 @@ enum End {
     At(Instant),
 }
 
-/// Runs `one` from consecutive seeds; panics if one of them has failed. `short` is how many runs there are if nothing else is
-/// asked for, `most` after how many there is nothing new.
+/// Runs `one` from consecutive seeds; panics if one of them has failed. `name` is what `tests/faults` knows the campaign by, `short`
+/// how many runs there are if nothing else is asked for, `most` after how many there is nothing new.
 pub(super) async fn run<R: Future<Output = Counts> + Send + 'static>(name: &str, short: u64, most: u64, one: impl Fn(u64) -> R) {
-    let (first, end) = (seed(name), end(short, most));
+    run_named(name, short, most, |seed| format!("--seed {seed} --runs 1"), one).await;
+}
+
+/// The same, of runs that have a name of their own: `again` are the options of `tests/faults` that repeat one.
+pub(super) async fn run_named<R: Future<Output = Counts> + Send + 'static>(
+    name: &str,
+    short: u64,
+    most: u64,
+    again: impl Fn(u64) -> String,
+    one: impl Fn(u64) -> R,
+) {
+    let (first, end) = (seed(name), end(short));
     let (mut total, mut failed, mut runs) = (Counts::new(), Vec::new(), 0);
-    while end.is_ahead(runs) {
+    while end.is_ahead(runs) && runs < most {
         let seed = first.wrapping_add(runs);
         runs += 1;
+        println!("{name}: run {runs}, {} failed: {}", failed.len(), again(seed));
         // In a task of its own: its panic, which says what is wrong, ends it alone.
         match tokio::spawn(one(seed)).await {
             Ok(counts) => counts.into_iter().for_each(|(what, count)| *total.entry(what).or_default() += count),
-            Err(_) => failed.push(seed),
+            Err(_) => {
+                println!("{name}: failed; again: tests/faults {name} {}", again(seed));
+                failed.push(again(seed));
+            }
         }
-        println!("{name}: seed {seed}, run {runs}, {} failed", failed.len());
     }
-    let counted: Vec<_> = total.iter().map(|(what, count)| format!("{count} {what}")).collect();
-    let (counted, failures) =
-        (counted.join(", "), if failed.is_empty() { "0".to_owned() } else { format!("{}: seeds {failed:?}", failed.len()) });
+    let counted = total.iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ");
+    let failures = format!("{} {}", failed.len(), failed.join("; "));
     println!("{name}: {runs} runs from seed {first}: {counted}; failed: {failures}");
-    record(&[name, &format!("{first}, {runs} runs"), &counted, &failures]);
-    assert!(failed.is_empty(), "{} of {runs} runs failed: {failed:?}", failed.len());
+    record(&[name, &format!("{first}, {runs} runs"), &counted, failures.trim()]);
+    assert!(failed.is_empty(), "{} of {runs} runs failed: {failed:#?}", failed.len());
 }
 
-fn end(short: u64, most: u64) -> End {
+fn end(short: u64) -> End {
     match number("FOREBAY_FAULTS_MINUTES") {
         Some(minutes) => End::At(Instant::now() + Duration::from_secs(60 * minutes)),
-        None => End::Runs(number("FOREBAY_FAULTS_RUNS").unwrap_or(short).min(most)),
+        None => End::Runs(number("FOREBAY_FAULTS_RUNS").unwrap_or(short)),
     }
 }
 

@@ -99,11 +99,13 @@ fn number<T: std::str::FromStr>(text: &str) -> T {
 
 /// Everything that is wrong, worst first.
 pub(super) fn judge(history: &History, stored: &Stored) -> Vec<Violation> {
-    let mut violations = judge_objects(history, stored);
+    let objects = objects(history);
+    let mut violations = judge_objects(&objects, stored);
     violations.extend(judge_writes(&stored.applied));
     violations.extend(judge_lines(history, stored));
     let lines: HashSet<_> = stored.lines.iter().collect();
-    violations.extend(history.calls.iter().filter(|call| call.atomic).filter_map(|call| judge_batch(call, &lines)));
+    let atomic = history.calls.iter().filter(|call| call.atomic);
+    violations.extend(atomic.filter_map(|call| judge_batch(call, &lines, &objects, &stored.rows)));
     violations.sort_by_key(|violation| violation.verdict);
     violations
 }
@@ -122,7 +124,7 @@ impl Versions<'_> {
     }
 }
 
-fn judge_objects(history: &History, stored: &Stored) -> Vec<Violation> {
+fn objects(history: &History) -> HashMap<&str, Versions<'_>> {
     let mut objects = HashMap::<&str, Versions<'_>>::new();
     for call in &history.calls {
         for sent in call.saves.iter().filter(|sent| matches!(sent.change, Change::Set | Change::Delete)) {
@@ -133,6 +135,10 @@ fn judge_objects(history: &History, stored: &Stored) -> Vec<Violation> {
             }
         }
     }
+    objects
+}
+
+fn judge_objects(objects: &HashMap<&str, Versions<'_>>, stored: &Stored) -> Vec<Violation> {
     let unknown = stored.rows.keys().filter(|object| !objects.contains_key(object.as_str()));
     let unknown = unknown.map(|object| violation(Verdict::Phantom, object, "nobody sent it".to_owned()));
     let known = objects.iter().filter_map(|(object, versions)| judge_object(object, versions, stored.rows.get(*object)));
@@ -200,12 +206,23 @@ fn judge_lines(history: &History, stored: &Stored) -> Vec<Violation> {
     violations
 }
 
-/// The lines of an atomic batch are there together or not at all. (Of its rows later saves may show only.)
-fn judge_batch(call: &Call, stored: &HashSet<&String>) -> Option<Violation> {
-    let lines: Vec<_> = call.saves.iter().filter(|sent| sent.change == Change::Line).map(line).collect();
-    let there = lines.iter().filter(|line| stored.contains(line)).count();
-    (there != 0 && there != lines.len())
-        .then(|| violation(Verdict::Torn, &lines[0], format!("{there} of {} lines of its batch are there", lines.len())))
+/// What an atomic batch sent is there together or not at all: its lines, and the rows that nobody has saved since.
+fn judge_batch(
+    call: &Call,
+    lines: &HashSet<&String>,
+    objects: &HashMap<&str, Versions<'_>>,
+    rows: &BTreeMap<String, Row>,
+) -> Option<Violation> {
+    let is_last = |sent: &Sent| objects[&*sent.object].sent.keys().next_back() == Some(&sent.version);
+    let parts = call.saves.iter().filter_map(|sent| match sent.change {
+        Change::Line => Some(lines.contains(&line(sent))),
+        Change::Set if is_last(sent) => Some(rows.get(&sent.object).is_some_and(|row| row.version == sent.version)),
+        _ => None,
+    });
+    let parts: Vec<_> = parts.collect();
+    let there = parts.iter().filter(|there| **there).count();
+    let why = || format!("{there} of {} parts of an atomic batch are there", parts.len());
+    (there != 0 && there != parts.len()).then(|| violation(Verdict::Torn, &call.saves[0].object, why()))
 }
 
 fn violation(verdict: Verdict, of: &str, why: String) -> Violation {
@@ -340,7 +357,16 @@ mod tests {
         assert_eq!(verdicts(&history(), spoiled(Row { version: 2, ..row(A, 1) })), one(Verdict::Torn, A));
         let mut unknown = history();
         unknown.calls[3].acknowledged = false;
-        let first = &lines(&[1], Change::Line)[0];
-        assert_eq!(verdicts(&unknown, |stored| drop(stored.lines.pop())), one(Verdict::Torn, first));
+        assert_eq!(verdicts(&unknown, |stored| drop(stored.lines.pop())), one(Verdict::Torn, "notes/0"));
+        let (c, d) = ("goods/0-3", "goods/0-4");
+        unknown
+            .calls
+            .push(Call { atomic: true, ..call(false, vec![sent(A, 4, Change::Set), sent(c, 1, Change::Set), sent(d, 1, Change::Set)]) });
+        let half = |stored: &mut Stored| drop(stored.rows.insert(c.to_owned(), row(c, 1)));
+        assert_eq!(verdicts(&unknown, half), one(Verdict::Torn, A));
+        unknown.calls.push(call(true, vec![sent(A, 5, Change::Set)]));
+        let saved_since =
+            |stored: &mut Stored| stored.rows.extend([A, c, d].map(|of| (of.to_owned(), row(of, if of == A { 5 } else { 1 }))));
+        assert_eq!(verdicts(&unknown, saved_since), [], "of the first nobody can say");
     }
 }

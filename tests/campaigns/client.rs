@@ -45,6 +45,12 @@ impl Client {
         Self { number, shape, random, log, versions: HashMap::new(), sent: 0 }
     }
 
+    /// The same client, which goes on with another log that begins with all that it has sent.
+    pub(super) fn with_log(&self, log: Arc<ClientLog>) -> Self {
+        let Self { number, shape, random, versions, sent, .. } = self;
+        Self { number: *number, shape: shape.clone(), random: random.clone(), log, versions: versions.clone(), sent: *sent }
+    }
+
     /// Calls until a call fails, as it does when the daemon ends.
     pub(super) async fn save_until_it_ends(mut self, mut daemon: SaveServiceClient<Channel>) -> Self {
         while self.call(&mut daemon).await.is_ok() {}
@@ -101,7 +107,8 @@ impl Client {
             (false, _) if self.random.u8(..10) == 0 => Change::Delete,
             (false, _) => Change::Set,
         };
-        let filler = format!("{object} {version} ").repeat(1 + self.random.usize(self.shape.filler.clone()) / 20);
+        let text = format!("{object} {version} ");
+        let filler = text.repeat(1 + self.random.usize(self.shape.filler.clone()) / text.len());
         let sent = Sent { client: self.number, checksum: checksum(&object, version, &filler), object, version, change };
         let save = match change {
             Change::Set => set(table, &[&id], json!({"version": version, "filler": filler, "checksum": sent.checksum})),

@@ -74,9 +74,21 @@ struct Entry {
 impl ClientLog {
     pub(super) fn create(path: &Path) -> Self {
         let file = File::options().append(true).create_new(true).open(path).expect("a new client log");
+        Self::write_to(file, path, 0)
+    }
+
+    /// A log that begins with what this one holds: of clients that go on from here, each time anew.
+    pub(super) async fn copy(&self, path: &Path) -> Self {
+        self.synced(String::new()).await;
+        fs::copy(&self.path, path).expect("the client log is copied");
+        let file = File::options().append(true).open(path).expect("just copied");
+        Self::write_to(file, path, self.calls.load(Ordering::Relaxed))
+    }
+
+    fn write_to(file: File, path: &Path, calls: u64) -> Self {
         let (entries, received) = mpsc::channel();
         std::thread::spawn(move || write(file, &received));
-        Self { path: path.to_owned(), calls: AtomicU64::new(0), entries }
+        Self { path: path.to_owned(), calls: AtomicU64::new(calls), entries }
     }
 
     /// Notes a call that is about to be sent. It may be once this returns.
@@ -212,6 +224,9 @@ async fn the_client_log_gives_back_what_was_noted() {
     let history = log.history().await;
     assert_eq!(history.calls, calls);
     assert_eq!(history.acknowledged(), 3);
+    let copy = log.copy(&home.path().join("copy")).await;
+    copy.sent(&calls[1]).await;
+    assert_eq!(copy.history().await.calls, [&calls[..], &calls[1..2]].concat(), "it goes on behind what was copied");
     assert_eq!("sent 1 0 3 things/3-7 1 set".parse::<History>().err().as_deref(), Some("sent 1 0 3 things/3-7 1 set"));
     assert!("acknowledged 1".parse::<History>().is_err(), "nothing is acknowledged that wasn't sent");
 }

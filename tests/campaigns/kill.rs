@@ -103,12 +103,33 @@ impl Run {
         for moment in moments {
             self.cycle(moment).await;
         }
-        let daemon = self.draw_setup().start().await;
-        daemon.client().await.flush(FlushRequest::default()).await.expect("everything recovered is written");
-        assert_eq!(daemon.stop().await.code, Some(0));
+        if self.layouts.len() > 1 {
+            self.change_lanes().await;
+        }
+        self.drain(&self.setup.clone()).await;
         let history = self.log.history().await;
         check(&history, &self.database).await;
         Counts::from([("kills", self.kills), ("saves acknowledged", history.acknowledged())])
+    }
+
+    /// Starts, writes everything, stops.
+    async fn drain(&self, setup: &Setup) {
+        let daemon = setup.start().await;
+        daemon.client().await.flush(FlushRequest::default()).await.expect("everything recovered is written");
+        let ended = daemon.stop().await;
+        self.home.keep_log(&ended);
+        assert_eq!(ended.code, Some(0));
+    }
+
+    /// Kills a start that finds other lanes and nothing that waits; the next one has them.
+    async fn change_lanes(&mut self) {
+        println!("kill: ChangeOfLanes");
+        let (old, new) = (self.with_layout(self.layouts[0]), self.with_layout(self.layouts[1]));
+        self.drain(&old).await;
+        self.strike_while_it_starts(&new).await;
+        let daemon = new.start().await;
+        eventually("the new lanes are in force", || async { (lanes::all(&daemon).await.len() == 2).then_some(()) }).await;
+        self.kill(daemon).await;
     }
 
     /// A start, load, and a kill; sometimes another one while it starts again.
@@ -126,7 +147,8 @@ impl Run {
             self.clients.push(client.await.expect("the client ends with the daemon"));
         }
         if moment == Moment::Recovery || self.random.u8(..3) == 0 {
-            self.strike_while_it_starts().await;
+            let setup = self.draw_setup();
+            self.strike_while_it_starts(&setup).await;
         }
         if without_postgres {
             self.database.start_postgres();
@@ -135,6 +157,10 @@ impl Run {
 
     fn draw_setup(&mut self) -> Setup {
         let layout = self.layouts[self.random.usize(..self.layouts.len())];
+        self.with_layout(layout)
+    }
+
+    fn with_layout(&self, layout: Layout) -> Setup {
         layout.iter().fold(self.setup.clone(), |setup, (key, value)| setup.set(key, value))
     }
 
@@ -183,8 +209,8 @@ impl Run {
     }
 
     /// Between its first act and some time after it serves.
-    async fn strike_while_it_starts(&mut self) {
-        let daemon = self.draw_setup().spawn();
+    async fn strike_while_it_starts(&mut self, setup: &Setup) {
+        let daemon = setup.spawn();
         daemon.logged("listening").await;
         self.wait(0..600).await;
         let ended = self.kill(daemon).await;

@@ -5,7 +5,8 @@
 //! short while. Runs come from consecutive seeds, the first of which is printed.
 //!
 //! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`] or [`syscalls`] does the
-//! harm, the latter by way of [`injector`]; [`checker`] judges; [`campaign`] counts, goes on, and tells.
+//! harm, the latter by way of [`injector`]; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether
+//! all this would notice.
 
 use std::{fs::File, io::Write, path::PathBuf};
 
@@ -19,6 +20,7 @@ mod client;
 mod client_log;
 mod injector;
 mod kill;
+mod sabotage;
 mod syscalls;
 
 /// What the clients save to. Every version that is written is noted: a version twice, or falling, is a save applied twice or out of

@@ -7,12 +7,14 @@ use std::{fmt, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 use forebay::proto::{FlushRequest, save_service_client::SaveServiceClient};
+use serde_json::Value;
+use tempfile::TempDir;
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
 
-use crate::support::{Daemon, Database, Ended, HANG, Setup, directory, lanes};
+use crate::support::{Daemon, Database, Ended, HANG, Setup, directory, eventually, lanes};
 
 use super::{
     Home, SCHEMA,
@@ -26,10 +28,12 @@ use super::{
 
 /// Saves of a script in all.
 const SAVES_MAX: u64 = 50;
+/// Saves of the journal that is recovered: more than a segment takes.
+const SAVES_LEFT: u64 = 36;
 /// Most saves of one call.
 const BATCH_MAX: usize = 3;
-/// Behind the last call of a sound run: what is different from run to run.
-const BEYOND: u64 = 3;
+/// Behind the last call of a sound run: a tick of the janitor more or less.
+const BEYOND: u64 = 2;
 /// What the client draws, always the same: the n-th call is at the same place of the script each time.
 const SCRIPT_SEED: u64 = 1;
 /// So long a journal may take to stop itself (P8).
@@ -55,19 +59,17 @@ struct Point {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whichever_call_on_the_journal_fails_nothing_acknowledged_is_lost() {
-    let database = Arc::new(Database::with(SCHEMA).await);
+    let stage = Arc::new(Stage::new().await);
     let points = match std::env::var_os("FOREBAY_FAULTS_POINT") {
         Some(point) => vec![point.to_string_lossy().parse().expect("SCRIPT/CALL/KIND/N")],
-        None => points(&database).await,
+        None => points(&stage).await,
     };
     let all = points.len() as u64;
     println!("syscalls: {all} points");
-    campaign::run("syscalls", 24, all, |seed| {
-        let (point, database) = (points[place(seed, all)], Arc::clone(&database));
-        async move {
-            println!("syscalls: {point}");
-            tokio::time::timeout(4 * HANG, try_point(point, seed, &database)).await.expect("no hang")
-        }
+    let again = |seed| format!("--point {}", points[place(seed, all)]);
+    campaign::run_named("syscalls", 24, all, again, |seed| {
+        let (point, stage) = (points[place(seed, all)], Arc::clone(&stage));
+        async move { tokio::time::timeout(4 * HANG, try_point(point, seed, &stage)).await.expect("no hang") }
     })
     .await;
 }
@@ -85,19 +87,19 @@ fn place(seed: u64, all: u64) -> usize {
     usize::try_from(seed % all * step % all).expect("an index")
 }
 
-/// Every fault at every call that a sound run makes.
-async fn points(database: &Database) -> Vec<Point> {
+/// Every fault at every call that a sound run makes, and a little beyond.
+async fn points(stage: &Stage) -> Vec<Point> {
     let mut points = Vec::new();
     for script in [Script::Load, Script::Recovery] {
         let home = directory();
-        let mut trial = Trial::new(script, home.path(), database).await;
+        let mut trial = stage.trial(script, home.path()).await;
         let injector = Injector::new(home.path().join("report"));
         let daemon = injector.spawn(&trial.setup, None);
         daemon.serving().await;
         trial.play(&daemon).await.expect("nothing fails");
         assert_eq!(daemon.stop().await.code, Some(0));
         for (call, count) in injector.counts() {
-            println!("syscalls: {script:?}: {count} {call}");
+            println!("syscalls: {}: {count} {call}", script.name());
             let faults = (1..=count + BEYOND).flat_map(|nth| Fault::all(call, nth));
             points.extend(faults.map(|fault| Point { script, fault }));
         }
@@ -105,9 +107,9 @@ async fn points(database: &Database) -> Vec<Point> {
     points
 }
 
-async fn try_point(point: Point, seed: u64, database: &Database) -> Counts {
+async fn try_point(point: Point, seed: u64, stage: &Stage) -> Counts {
     let home = Home::new("syscalls", seed);
-    let mut trial = Trial::new(point.script, &home.0, database).await;
+    let mut trial = stage.trial(point.script, &home.0).await;
     let injector = Injector::new(home.0.join("report"));
     let daemon = injector.spawn(&trial.setup, Some(point.fault));
     let played = daemon.serves().await && trial.play(&daemon).await.is_ok();
@@ -124,7 +126,7 @@ async fn try_point(point: Point, seed: u64, database: &Database) -> Counts {
     client.flush(FlushRequest::default()).await.expect("written too");
     assert_eq!(daemon.stop().await.code, Some(0));
     let history = trial.log.history().await;
-    check(&history, database).await;
+    check(&history, &stage.database).await;
     Counts::from([
         ("points met", met.is_some().into()),
         ("saves acknowledged", history.acknowledged()),
@@ -146,9 +148,35 @@ fn judge_end(fault: Fault, met: bool, played: bool, ended: &Ended) {
         Kind::Eio | Kind::Enospc => stopped || sound,
     };
     assert!(allowed, "met: {met}, played to its end: {played}, ended with {:?}: {:#?}", ended.code, ended.log);
-    // sled panics if its own sync fails as it closes: said, caught, and judged by the end like any other failure.
-    let panic = ended.log.iter().find(|line| line.to_string().contains("panicked at") && !line.to_string().contains("/sled-0.34.7/"));
+    // sled panics if its own sync fails as it closes: caught, so that the end names what failed and no panic.
+    let ours = |line: &&Value| line.to_string().contains("panicked at") && !line.to_string().contains("/sled-0.34.7/");
+    let panic = ended.log.iter().find(ours).or(ended.log.last().filter(|end| end.to_string().contains("panicked")));
     assert!(panic.is_none(), "{panic:?}");
+}
+
+/// What every run begins with: an empty database, and for a recovery always the same journal.
+struct Stage {
+    database: Database,
+    /// The journal of `killed`.
+    _home: TempDir,
+    killed: Trial,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let (database, home) = (Database::with(SCHEMA).await, directory());
+        let mut killed = Trial::new(home.path(), &database);
+        killed.leave_saves().await;
+        Self { database, _home: home, killed }
+    }
+
+    async fn trial(&self, script: Script, home: &Path) -> Trial {
+        self.database.execute(RESET).await;
+        match script {
+            Script::Load => Trial::new(home, &self.database),
+            Script::Recovery => self.killed.copy(home).await,
+        }
+    }
 }
 
 /// One journal and its client.
@@ -159,11 +187,9 @@ struct Trial {
 }
 
 impl Trial {
-    /// On an empty database, with what the script begins with.
-    async fn new(script: Script, home: &Path, database: &Database) -> Self {
-        database.execute(RESET).await;
+    fn new(home: &Path, database: &Database) -> Self {
         let log = Arc::new(ClientLog::create(&home.join("client-log")));
-        let shape = Shape { batch_max: BATCH_MAX, filler: 40_000..60_000, poison_every: 4 };
+        let shape = Shape { batch_max: BATCH_MAX, filler: 60_000..90_000, poison_every: 4 };
         let client = Client::new(0, shape, Rng::with_seed(SCRIPT_SEED), Arc::clone(&log));
         // What a fault makes the daemon say is not known beforehand.
         let setup = Setup::new(&home.join("journal"), &database.url())
@@ -171,21 +197,28 @@ impl Trial {
             .set("journal.segment_bytes", "1 MiB")
             .set("journal.retention", "0 ms")
             .expect_in_log("");
-        let mut trial = Self { setup, client, log };
-        if script == Script::Recovery {
-            trial.leave_saves().await;
-        }
-        trial
+        Self { setup, client, log }
     }
 
-    /// A journal that was killed before anything of it was in Postgres.
+    async fn copy(&self, home: &Path) -> Self {
+        let journal = home.join("journal");
+        let copied = std::process::Command::new("cp").arg("-a").arg(&self.setup.journal).arg(&journal).status();
+        assert!(copied.expect("cp runs").success(), "the journal is copied");
+        let log = Arc::new(self.log.copy(&home.join("client-log")).await);
+        Self { setup: Setup { journal, ..self.setup.clone() }, client: self.client.with_log(Arc::clone(&log)), log }
+    }
+
+    /// Kills the journal before anything of it is in Postgres, once it has a second segment and has opened the third.
     async fn leave_saves(&mut self) {
         let daemon = self.setup.start().await;
         lanes::pause(&daemon).await;
         let mut client = daemon.client().await;
-        while self.client.sent() < SAVES_MAX / 2 {
+        while self.client.sent() < SAVES_LEFT {
             self.client.call(&mut client).await.expect("nothing fails");
         }
+        let segments = self.setup.journal.join("segments");
+        let rests = || async { (segments.join("0000000001/closed").exists() && segments.join("0000000003/db").exists()).then_some(()) };
+        eventually("the first segment is closed, the third one open", rests).await;
         daemon.kill().await;
     }
 
@@ -269,8 +302,8 @@ fn seeds_in_a_row_meet_every_point_once() {
 /// What the injector doesn't see it can't let fail: strace, which misses nothing, counts the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_injector_sees_every_call_on_the_journal() {
-    let (database, home) = (Database::with(SCHEMA).await, directory());
-    let mut trial = Trial::new(Script::Recovery, home.path(), &database).await;
+    let (stage, home) = (Stage::new().await, directory());
+    let mut trial = stage.trial(Script::Recovery, home.path()).await;
     let (injector, trace) = (Injector::new(home.path().join("report")), home.path().join("trace"));
     let daemon = injector.spawn_traced(&trial.setup, &trace);
     daemon.serving().await;
