@@ -135,8 +135,7 @@ impl Janitor {
 
     /// Closes what is open for readers, but what is to be kept.
     fn close_unless(&mut self, kept: impl Fn(&(u64, Store, Instant)) -> bool) -> Result<(), StoreError> {
-        let closed = self.open.extract_if(.., |open| !kept(open));
-        closed.map(|(_, store, _)| store.close()).collect()
+        self.open.extract_if(.., |open| !kept(open)).try_for_each(|(_, store, _)| store.close())
     }
 
     fn write_watermark(&mut self) -> Result<(), StoreError> {
