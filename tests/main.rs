@@ -3,6 +3,7 @@
 mod architecture;
 mod bad_input;
 mod callbacks;
+mod campaigns;
 mod clients;
 mod cuts;
 mod disks;
@@ -12,7 +13,6 @@ mod failed_saves;
 mod gentle;
 mod hosts;
 mod keys;
-mod kills;
 mod lanes;
 mod limits;
 mod modes;

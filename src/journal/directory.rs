@@ -105,12 +105,11 @@ impl Directory {
     }
 
     /// Removes a segment whole. Once the name is gone it stays gone, whenever the power fails.
-    pub(super) fn remove_segment(&self, number: u64) -> io::Result<()> {
+    pub(super) fn remove_segment(&self, number: u64) -> Result<(), Unremoved> {
         let trash = self.path.join(format!(".trash-{number:010}"));
-        fs::rename(self.segment(number), &trash)?;
-        sync_directory(&self.path.join("segments"))?;
-        sync_directory(&self.path)?;
-        fs::remove_dir_all(trash)
+        fs::rename(self.segment(number), &trash).map_err(Unremoved::Left)?;
+        sync_directory(&self.path.join("segments")).and_then(|()| sync_directory(&self.path)).map_err(Unremoved::Unsynced)?;
+        fs::remove_dir_all(trash).map_err(Unremoved::Left)
     }
 
     /// Removes what an interrupted removal or audit has left.
@@ -123,6 +122,22 @@ impl Directory {
             }
         }
         Ok(())
+    }
+}
+
+/// How a segment was not removed.
+#[derive(Debug)]
+pub(super) enum Unremoved {
+    /// It, or its trash, is still there, which the next start sees to.
+    Left(io::Error),
+    /// A directory could not be synced: no journal goes on after that (P8).
+    Unsynced(io::Error),
+}
+
+impl From<Unremoved> for io::Error {
+    fn from(unremoved: Unremoved) -> Self {
+        let (Unremoved::Left(error) | Unremoved::Unsynced(error)) = unremoved;
+        error
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     JournalId,
-    directory::Directory,
+    directory::{Directory, Unremoved},
     recovery::{LIVE_CACHE_BYTES, READ_CACHE_BYTES},
     segment::{self, SegmentWriter, Settled, Wanted},
     shared::{Fetched, Shared},
@@ -73,8 +73,12 @@ impl Janitor {
     /// The thread's whole life.
     pub(super) fn run(mut self) {
         if let Err(error) = self.serve() {
-            self.shared.fail(format!("keep the journal: {error}"));
+            self.fail(&error);
         }
+    }
+
+    fn fail(&self, error: &StoreError) {
+        self.shared.fail(format!("keep the journal: {error}"));
     }
 
     fn serve(&mut self) -> Result<(), StoreError> {
@@ -85,7 +89,7 @@ impl Janitor {
                     self.close(segment)?;
                     self.prepare()?;
                 }
-                Ok(Job::Read(wanted, reply)) => drop(reply.send(self.fetch(&wanted))),
+                Ok(Job::Read(wanted, reply)) => drop(reply.send(self.fetch(&wanted)?)),
                 Ok(Job::Look(done)) => {
                     self.look_around(true)?;
                     if let Some(done) = done {
@@ -126,8 +130,12 @@ impl Janitor {
         } else {
             self.remove_drained()?;
         }
-        self.open.retain(|(_, _, used)| used.elapsed() < OPEN_IDLE);
-        Ok(())
+        self.close_unless(|(_, _, used)| used.elapsed() < OPEN_IDLE)
+    }
+
+    /// Closes what is open for readers, but what is to be kept.
+    fn close_unless(&mut self, kept: impl Fn(&(u64, Store, Instant)) -> bool) -> Result<(), StoreError> {
+        self.open.extract_if(.., |open| !kept(open)).try_for_each(|(_, store, _)| store.close())
     }
 
     fn write_watermark(&mut self) -> Result<(), StoreError> {
@@ -157,10 +165,12 @@ impl Janitor {
             // First it is said that it may be missing: a segment that is missing unsaid is a damage.
             self.removed = last;
             self.write_watermark()?;
-            self.open.retain(|(open, _, _)| *open != segment);
+            self.close_unless(|(open, _, _)| *open != segment)?;
             self.shared.table().forget(segment);
-            if let Err(error) = self.directory.remove_segment(segment) {
-                tracing::warn!(segment, %error, "a drained segment could not be removed");
+            match self.directory.remove_segment(segment) {
+                Ok(()) => {}
+                Err(Unremoved::Left(error)) => tracing::warn!(segment, %error, "a drained segment could not be removed"),
+                Err(Unremoved::Unsynced(error)) => return Err(error.into()),
             }
         }
         self.shared.limits.retention_bytes.set_used(self.shared.table().drained_bytes());
@@ -189,11 +199,14 @@ impl Janitor {
         }
     }
 
-    fn fetch(&mut self, wanted: &Wanted) -> Fetched {
+    /// What isn't as it was written is for the reader to judge. A store that doesn't open has failed: opening writes. The journal fails
+    /// before its reader is told, so that nobody goes on who has heard of it.
+    fn fetch(&mut self, wanted: &Wanted) -> Result<Fetched, StoreError> {
         if !self.directory.segment(wanted.segment).exists() {
-            return None;
+            return Ok(None);
         }
-        Some(self.reading(wanted.segment).and_then(|store| segment::fetch(|number| store.chunk(number), wanted)))
+        let fetched = self.reading(wanted.segment).map(|store| segment::fetch(|number| store.chunk(number), wanted));
+        fetched.map(Some).inspect_err(|error| self.fail(error))
     }
 
     fn reading(&mut self, segment: u64) -> Result<&Store, StoreError> {
@@ -205,19 +218,18 @@ impl Janitor {
             None => (segment, Store::open(&self.directory.segment(segment), READ_CACHE_BYTES)?),
         };
         if self.open.len() == OPEN_MAX {
-            self.open.remove(0);
+            self.open.remove(0).1.close()?;
         }
         self.open.push((segment, store, Instant::now()));
         Ok(&self.open.last().expect("just put there").1)
     }
 
     fn finish(&mut self, segment: SegmentWriter, prepared: Option<Prepared>) -> Result<(), StoreError> {
-        self.open.clear();
+        self.close_unless(|_| false)?;
         self.close(segment)?;
         if let Some(Prepared { segment, store }) = prepared {
             store.close()?;
-            let removed: io::Result<()> = self.directory.remove_segment(segment);
-            removed?;
+            self.directory.remove_segment(segment).map_err(io::Error::from)?;
         }
         Ok(())
     }

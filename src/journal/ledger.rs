@@ -12,11 +12,15 @@
 //! Numbers in keys are big-endian, so that parts come in order; in values little-endian.
 
 use std::{
+    fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::store::{Store, StoreError};
+use super::{
+    shared::Shared,
+    store::{Store, StoreError, sync_directory},
+};
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 1 + 8 + 8 + 4;
@@ -35,6 +39,8 @@ struct Inner {
     /// `None` once closed.
     store: Option<Store>,
     failed: Option<String>,
+    /// The journal that accepts, once it does: it fails with its ledger (P8).
+    journal: Option<Arc<Shared>>,
 }
 
 /// Why the ledger did not do as told.
@@ -55,9 +61,22 @@ pub enum LedgerError {
 }
 
 impl Ledger {
+    /// Opens the ledger, or begins one: under another name first, because sled can't open what it was interrupted in making. A name
+    /// that the next start sweeps.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            let (home, unborn) = (path.parent().expect("a ledger lies in the journal's directory"), path.with_file_name(".trash-ledger"));
+            Store::open(&unborn, CACHE_BYTES)?.close()?;
+            fs::rename(&unborn, path)?;
+            sync_directory(home)?;
+        }
         let store = Some(Store::open(path, CACHE_BYTES)?);
-        Ok(Self(Arc::new(Mutex::new(Inner { store, failed: None }))))
+        Ok(Self(Arc::new(Mutex::new(Inner { store, failed: None, journal: None }))))
+    }
+
+    /// From now on a journal accepts: if the ledger fails, nothing is acknowledged any more.
+    pub(super) fn is_of(&self, journal: &Arc<Shared>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).journal = Some(Arc::clone(journal));
     }
 
     /// Puts a value, durable when this returns.
@@ -140,17 +159,30 @@ impl Ledger {
         store.map_or(Ok(()), Store::close)
     }
 
+    /// Lets every later sync fail, as a broken disk would.
+    #[cfg(test)]
+    pub(super) fn break_sync(&self) {
+        let mut inner = self.0.lock().expect("no test panics while it holds the ledger");
+        inner.store.as_mut().expect("an open ledger").break_sync();
+    }
+
     fn with<T>(&self, act: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, LedgerError> {
         let mut inner = self.0.lock().map_err(|_| LedgerError::Failed("a call panicked".to_owned()))?;
         if let Some(failed) = &inner.failed {
             return Err(LedgerError::Failed(failed.clone()));
         }
         let store = inner.store.as_ref().ok_or(LedgerError::Stopped)?;
-        act(store).map_err(|error| {
-            let error = error.to_string();
-            inner.failed = Some(error.clone());
-            LedgerError::Failed(error)
-        })
+        let error = match act(store) {
+            Ok(done) => return Ok(done),
+            Err(error) => error.to_string(),
+        };
+        inner.failed = Some(error.clone());
+        let journal = inner.journal.clone();
+        drop(inner);
+        if let Some(journal) = journal {
+            journal.fail(format!("write the ledger: {error}"));
+        }
+        Err(LedgerError::Failed(error))
     }
 }
 

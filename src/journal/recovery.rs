@@ -135,19 +135,21 @@ pub(super) fn caught(segment: &Path, compare: impl FnOnce() -> Result<(), OpenEr
 
 fn compare_copy(segment: &Path, copy: &Path, witness: &Witness, last: u64) -> Result<(), OpenError> {
     let differs = |what: String| OpenError::damaged(format!("segment {}: {what}", segment.display()));
-    let store = Store::open(copy, READ_CACHE_BYTES).map_err(|error| match io::Error::from(error) {
-        // What the system can't do, with a copy, says nothing about the segment.
-        source if source.raw_os_error().is_some() => OpenError::Io { act: "open a copy of a segment to audit it", source },
-        error => differs(format!("the store can't open it: {error}")),
-    })?;
+    // What the system can't do, with a copy, says nothing about the segment.
+    let unread = |source| OpenError::Io { act: "audit a copy of a segment", source };
+    let failed = |what: String, error| match io::Error::from(error) {
+        source if source.raw_os_error().is_some() => unread(source),
+        error => differs(format!("{what}: {error}")),
+    };
+    let store = Store::open(copy, READ_CACHE_BYTES).map_err(|error| failed("the store can't open it".to_owned(), error))?;
     for (number, seen) in witness.chunks.range(..=last) {
-        let value = store.chunk(*number).map_err(|error| differs(format!("chunk {number}: {error}")))?;
+        let value = store.chunk(*number).map_err(|error| failed(format!("chunk {number}"), error))?;
         let same = value.is_some_and(|value| value.ends_with(&seen.checksum.to_le_bytes()));
         if !same {
             return Err(differs(format!("chunk {number} is on disk, but the store doesn't find it")));
         }
     }
-    store.close().map_err(|error| differs(error.to_string()))
+    store.close().map_err(|error| unread(error.into()))
 }
 
 fn carried_groups(found: &[Found], plan: &Plan) -> Result<Vec<Group>, OpenError> {
@@ -241,7 +243,7 @@ fn conclude(directory: &Directory, found: &[Found], plan: &Plan) -> io::Result<(
             Summary { bytes: witness.bytes()?, ..summary.clone() }.mark(&directory.segment(*number))?;
         }
     }
-    plan.void.iter().try_for_each(|&number| directory.remove_segment(number))
+    plan.void.iter().try_for_each(|&number| Ok(directory.remove_segment(number)?))
 }
 
 fn recovered(plan: &Plan) -> Recovered {

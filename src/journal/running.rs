@@ -94,6 +94,7 @@ impl Journal {
         let table = Table::new(self.closed, self.segment.summary().clone());
         let shared = Arc::new(Shared::new(table, lanes, limits, OnFatal(on_fatal)));
         let directory = Arc::new(self.directory);
+        self.ledger.is_of(&shared);
         shared.space.measure(directory.path())?;
         shared.space.decide();
         let (jobs, janitor_jobs) = mpsc::channel();

@@ -9,6 +9,7 @@ use std::{
     fs::{self, File, OpenOptions, Permissions},
     io,
     os::unix::fs::PermissionsExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     time::{Duration, Instant},
 };
@@ -60,12 +61,45 @@ type Shelves = Vec<(u64, sled::Tree)>;
 /// of the first.
 #[derive(Debug)]
 pub(super) struct Store {
-    db: sled::Db,
-    shelves: Shelves,
+    sled: Handles,
     /// Chunks and bytes put on the last shelf since it was opened; `None` until something is put.
     filled: Option<(u64, u64)>,
     /// Our own handle of sled's file: its errors are reported to us, whatever sled does with its own.
     file: File,
+}
+
+/// What we hold of sled: its database and the shelves, `None` once given up. When the last of it is dropped sled syncs its file, and
+/// panics if that fails: caught, because a disk that fails has an end of its own (P8), which is no panic.
+#[derive(Debug)]
+struct Handles(Option<(sled::Db, Shelves)>);
+
+impl Handles {
+    fn db(&self) -> &sled::Db {
+        &self.0.as_ref().expect("a store in use holds them").0
+    }
+
+    fn shelves(&self) -> &Shelves {
+        &self.0.as_ref().expect("a store in use holds them").1
+    }
+
+    fn shelve(&mut self, number: u64) -> Result<(), StoreError> {
+        let (db, shelves) = self.0.as_mut().expect("a store in use holds them");
+        shelves.push((number, db.open_tree(number.to_be_bytes())?));
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), StoreError> {
+        let handles = self.0.take();
+        catch_unwind(AssertUnwindSafe(|| drop(handles))).map_err(|_| io::Error::other("sled failed to sync its file as it closed").into())
+    }
+}
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::warn!(%error, "a journal store was not closed in order");
+        }
+    }
 }
 
 impl Store {
@@ -85,7 +119,7 @@ impl Store {
             .flush_every_ms(None);
         let db = open_patiently(&config)?;
         match settle(&db, path) {
-            Ok((shelves, file)) => Ok(Self { db, shelves, filled: None, file }),
+            Ok((shelves, file)) => Ok(Self { sled: Handles(Some((db, shelves))), filled: None, file }),
             Err(error) => {
                 // Dropped, sled would sync once more, and panic if that fails too.
                 std::mem::forget(db);
@@ -96,12 +130,12 @@ impl Store {
 
     /// Puts a chunk; durable after the next [`Store::sync`]. Numbers rise.
     pub(super) fn put_chunk(&mut self, number: u64, value: &[u8]) -> Result<(), StoreError> {
-        let bytes_min = SHELF_BYTES.max(SHELF_LISTING_BYTES * self.shelves.len() as u64);
+        let bytes_min = SHELF_BYTES.max(SHELF_LISTING_BYTES * self.sled.shelves().len() as u64);
         if self.filled.is_none_or(|(chunks, bytes)| chunks >= SHELF_CHUNKS && bytes >= bytes_min) {
-            self.shelves.push((number, self.db.open_tree(number.to_be_bytes())?));
+            self.sled.shelve(number)?;
             self.filled = Some((0, 0));
         }
-        let (_, shelf) = self.shelves.last().expect("just put there");
+        let (_, shelf) = self.sled.shelves().last().expect("just put there");
         shelf.insert(number.to_be_bytes(), value)?;
         self.filled = self.filled.map(|(chunks, bytes)| (chunks + 1, bytes + value.len() as u64));
         Ok(())
@@ -109,36 +143,37 @@ impl Store {
 
     /// The chunk of this number.
     pub(super) fn chunk(&self, number: u64) -> Result<Option<Value>, StoreError> {
-        let behind = self.shelves.partition_point(|(first, _)| *first <= number);
-        let Some((_, shelf)) = behind.checked_sub(1).map(|at| &self.shelves[at]) else { return Ok(None) };
+        let shelves = self.sled.shelves();
+        let behind = shelves.partition_point(|(first, _)| *first <= number);
+        let Some((_, shelf)) = behind.checked_sub(1).map(|at| &shelves[at]) else { return Ok(None) };
         Ok(shelf.get(number.to_be_bytes())?)
     }
 
     /// Puts a value into the default tree; durable after the next [`Store::sync`].
     pub(super) fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.db.insert(key, value)?;
+        self.sled.db().insert(key, value)?;
         Ok(())
     }
 
     /// The value of a key in the default tree.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
-        Ok(self.db.get(key)?)
+        Ok(self.sled.db().get(key)?)
     }
 
     /// Removes a key from the default tree (chunks are only ever removed with their whole segment).
     pub(super) fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
-        self.db.remove(key)?;
+        self.sled.db().remove(key)?;
         Ok(())
     }
 
     /// Every pair of the default tree whose key begins with `prefix`, by key.
     pub(super) fn scan(&self, prefix: &[u8]) -> Result<Vec<(Value, Value)>, StoreError> {
-        self.db.scan_prefix(prefix).map(|pair| Ok(pair?)).collect()
+        self.sled.db().scan_prefix(prefix).map(|pair| Ok(pair?)).collect()
     }
 
     /// Makes everything put so far durable: one `fdatasync`.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.db.flush()?;
+        self.sled.db().flush()?;
         Ok(self.file.sync_data()?)
     }
 
@@ -148,16 +183,18 @@ impl Store {
     }
 
     /// Closes it; sled syncs once more. Takes some 40 ms, so never on the thread that commits.
-    pub(super) fn close(self) -> Result<(), StoreError> {
-        self.sync()?;
-        drop(self);
-        Ok(())
+    pub(super) fn close(mut self) -> Result<(), StoreError> {
+        if let Err(error) = self.sync() {
+            self.abandon();
+            return Err(error);
+        }
+        self.sled.end()
     }
 
     /// Takes a chunk away behind everybody's back.
     #[cfg(test)]
     pub(super) fn lose_chunk(&self, number: u64) {
-        for (_, shelf) in &self.shelves {
+        for (_, shelf) in self.sled.shelves() {
             shelf.remove(number.to_be_bytes()).expect("removed");
         }
     }
@@ -169,8 +206,8 @@ impl Store {
     }
 
     /// Leaves it as it is: after a failure sled's own closing would write again.
-    pub(super) fn abandon(self) {
-        std::mem::forget(self.db);
+    pub(super) fn abandon(mut self) {
+        std::mem::forget(self.sled.0.take());
     }
 }
 

@@ -5,11 +5,15 @@ use tonic::Status;
 
 use super::{Daemon, eventually};
 
+/// The status of every lane.
+pub(crate) async fn all(daemon: &Daemon) -> Vec<LaneStatus> {
+    let status = daemon.admin().await.get_status(GetStatusRequest::default()).await.expect("a status").into_inner();
+    status.status.expect("a status").lanes
+}
+
 /// The status of a lane.
 pub(crate) async fn lane(daemon: &Daemon, name: &str) -> LaneStatus {
-    let status = daemon.admin().await.get_status(GetStatusRequest::default()).await.expect("a status").into_inner();
-    let lanes = status.status.expect("a status").lanes;
-    lanes.into_iter().find(|lane| lane.name == name).unwrap_or_else(|| panic!("there is no lane {name}"))
+    all(daemon).await.into_iter().find(|lane| lane.name == name).unwrap_or_else(|| panic!("there is no lane {name}"))
 }
 
 /// Waits until a lane is halted.

@@ -218,6 +218,14 @@ impl Daemon {
         self.logged("serving").await;
     }
 
+    /// Waits until it serves, or until its log ends because it did: whether it serves.
+    pub(crate) async fn serves(&self) -> bool {
+        eventually("it serves or ends", || async {
+            if self.log.find("serving").is_some() { Some(true) } else { self.reader.is_finished().then_some(false) }
+        })
+        .await
+    }
+
     /// The log so far.
     pub(crate) fn lines(&self) -> Vec<Value> {
         self.log.lines.lock().expect("no test panics while it holds the log").clone()
@@ -337,7 +345,8 @@ pub(crate) fn runs(variable: &str, short: u64) -> u64 {
     number(variable).unwrap_or(short)
 }
 
-fn number(variable: &str) -> Option<u64> {
+/// A number from a variable, if that is set.
+pub(crate) fn number(variable: &str) -> Option<u64> {
     let text = std::env::var_os(variable)?.into_string().expect("a variable of the tests is text");
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }

@@ -85,6 +85,19 @@ async fn after_a_failed_sync_nothing_is_acknowledged_or_offered_again() {
 }
 
 #[tokio::test]
+async fn a_ledger_that_fails_fails_the_journal() {
+    let home = tempfile::tempdir().expect("a directory");
+    let rig = Rig::start(&settings(home.path()));
+    rig.append(saves(0..1, 10)).await.expect("accepted");
+    let ledger = rig.running.ledger();
+    ledger.break_sync();
+    assert!(matches!(ledger.put("key", b"value"), Err(LedgerError::Failed(_))));
+    assert!(rig.fatal.try_recv().expect("told before the ledger's user").starts_with("write the ledger: "));
+    assert_eq!(rig.append(saves(1..2, 10)).await, Err(AppendError::OutcomeUnknown));
+    assert!(rig.running.stop().await.is_err());
+}
+
+#[tokio::test]
 async fn a_panic_on_the_journals_thread_leaves_nobody_waiting() {
     let home = tempfile::tempdir().expect("a directory");
     let (tell, fatal) = mpsc::channel();
