@@ -4,8 +4,8 @@
 //! `tests/faults NAME` runs one for as long as it is told and adds a line to `tests/RELIABILITY.md`; `cargo test` runs each for a
 //! short while. Runs come from consecutive seeds, the first of which is printed.
 //!
-//! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`] or [`syscalls`] does the
-//! harm, the latter by way of [`injector`]; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether
+//! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`syscalls`] (by way of
+//! [`injector`]), [`full`] or [`clock`] does the harm; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether
 //! all this would notice.
 
 use std::{fs::File, io::Write, path::PathBuf};
@@ -18,9 +18,12 @@ mod campaign;
 mod checker;
 mod client;
 mod client_log;
+mod clock;
+mod full;
 mod injector;
 mod kill;
 mod sabotage;
+mod shim;
 mod syscalls;
 
 /// What the clients save to. Every version that is written is noted: a version twice, or falling, is a save applied twice or out of
