@@ -4,9 +4,9 @@
 //! `tests/faults NAME` runs one for as long as it is told and adds a line to `tests/RELIABILITY.md`; `cargo test` runs each for a
 //! short while. Runs come from consecutive seeds, the first of which is printed.
 //!
-//! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`] or [`syscalls`] does the
-//! harm, the latter by way of [`injector`]; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether
-//! all this would notice.
+//! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`postgres`] or [`syscalls`]
+//! does the harm, the last by way of [`injector`]; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks
+//! whether all this would notice.
 
 use std::{fs::File, io::Write, path::PathBuf};
 
@@ -20,6 +20,7 @@ mod client;
 mod client_log;
 mod injector;
 mod kill;
+mod postgres;
 mod sabotage;
 mod syscalls;
 
