@@ -49,8 +49,8 @@ pub(super) async fn fill_the_log(run: &mut Run) {
     fs::remove_dir_all(&log).and_then(|()| symlink(&on_disk, &log)).expect("the log lies elsewhere");
     run.database.start_postgres();
     run.flows().await;
-    disk.fill(0);
     let session = run.database.client().await;
+    disk.fill(0);
     eventually("Postgres panics", || async { session.batch_execute("select pg_switch_wal()").await.err().filter(|_| session.is_closed()) })
         .await;
     run.pass_time(0..1_000).await;

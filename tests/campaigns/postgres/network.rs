@@ -13,17 +13,17 @@ const REWOUND: &str = "postgres went back in time: what it lost is written again
 pub(super) async fn slow_down(run: &mut Run) {
     let slow = Condition::Slow { bytes_max: run.random.usize(200..4_000), wait_max: Duration::from_millis(run.random.u64(1..20)) };
     println!("postgres: {slow:?}");
-    run.road().become_(slow);
+    run.road().set_condition(slow);
     run.pass_time(1_000..3_000).await;
-    run.road().become_(Condition::Clear);
+    run.road().set_condition(Condition::Clear);
 }
 
 /// Nothing arrives for a while, mostly longer than the daemon waits for an answer. Then the server gets what is long given up.
 pub(super) async fn block(run: &mut Run) {
     for _ in 0..run.random.u8(1..3) {
-        run.road().become_(Condition::Blocked);
+        run.road().set_condition(Condition::Blocked);
         run.pass_time(500..5_000).await;
-        run.road().become_(Condition::Clear);
+        run.road().set_condition(Condition::Clear);
         run.pass_time(0..500).await;
     }
 }

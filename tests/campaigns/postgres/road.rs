@@ -71,7 +71,7 @@ impl Road {
     }
 
     /// Of connections that are open too.
-    pub(super) fn become_(&self, condition: Condition) {
+    pub(super) fn set_condition(&self, condition: Condition) {
         self.shared.condition.send_replace(condition);
     }
 

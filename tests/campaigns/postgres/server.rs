@@ -10,6 +10,11 @@ use super::run::{Run, sessions};
 /// What the daemon says of every failure that passes.
 const AGAIN: &str = "postgres failed: trying again";
 
+const TERMINATE: &str = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'forebay'";
+
+/// The daemon's, and ours.
+const FEW_CONNECTIONS: i64 = 8;
+
 pub(super) async fn stop_at_once(run: &mut Run) {
     run.database.stop_postgres();
     come_back(run).await;
@@ -51,11 +56,6 @@ pub(super) async fn terminate_backends(run: &mut Run) {
         run.pass_time(0..100).await;
     }
 }
-
-/// The daemon's, and ours.
-const FEW_CONNECTIONS: i64 = 8;
-
-const TERMINATE: &str = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'forebay'";
 
 /// Others take every connection, those of the daemon among them, until it has been turned away.
 pub(super) async fn take_all_connections(run: &mut Run) {
