@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use forebay::proto::FlushRequest;
 use serde_json::json;
+use tokio::process::Command;
 
 use crate::support::{
     Database, Setup, directory, forebay, http,
@@ -128,6 +129,30 @@ async fn wrong_settings_are_told_all_at_once() {
     assert!(text.contains("journal.segment_bytes") && text.contains("drain.retry_wait_max"), "{text}");
     let output = forebay().arg("serve").arg("--nonsense").output().await.expect("it runs");
     assert_eq!(output.status.code(), Some(64));
+}
+
+/// A shell that may have so many open files, and becomes what it is told to run.
+fn with_open_files(options: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!(r#"ulimit {options} && exec "$0" "$@""#));
+    shell
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_open_files_for_the_connections_are_told_at_the_start() {
+    let (database, journal) = (Database::with(SCHEMA).await, directory());
+    let setup = Setup::new(journal.path(), &database.url());
+    let ended = setup.clone().expect_in_log("error").spawn_by(with_open_files("-n 512")).ended().await;
+    let text = format!("{:?}", ended.log);
+    assert_eq!(ended.code, Some(78), "{text}");
+    assert!(text.contains("grpc.connections_max") && text.contains("ulimit -Hn") && text.contains("at most 256 connections"), "{text}");
+    assert!(fs::read_dir(journal.path()).expect("there").next().is_none(), "nothing was written");
+    let daemon = setup.set("grpc.connections_max", "256").spawn_by(with_open_files("-S -n 64"));
+    daemon.serving().await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).expect("it runs");
+    let open = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line about it");
+    assert_eq!(open.split_whitespace().nth(3), Some("512"), "the daemon takes what it needs: {open}");
+    assert_eq!(daemon.stop().await.code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

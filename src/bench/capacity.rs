@@ -16,12 +16,12 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use super::{callers, pause, target};
 use crate::{
     child::Daemon,
+    open_files,
     sandbox::{Database, Sandbox},
     settings::Settings,
 };
@@ -45,8 +45,6 @@ const INGEST_RATE_FIRST: f64 = 200.0;
 const DRAIN_RATE_FIRST: f64 = 2_000.0;
 /// Of the drain's batches.
 const DRAIN_CONNECTIONS: usize = 4;
-/// Descriptors beside those of the connections: journal, Postgres, pages.
-const OTHER_FILES: u64 = 256;
 const CONNECTIONS_LIMIT: &str = "grpc.connections_max";
 /// Until all slow clients are connected.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -209,21 +207,11 @@ async fn all_connected(daemon: &Daemon, connections: u64) -> anyhow::Result<()> 
     }
 }
 
-/// Raises the limit of open files, of this process and so of the daemons that it starts, if it is too low for the connections.
+/// Connections that a daemon takes, and files for both ends of each.
 fn allow_connections(connections: usize) -> anyhow::Result<()> {
     let max = Settings::default().grpc.connections_max;
     ensure!((connections as u64) < max, "{connections} callers and slow clients are too many: a daemon takes {max} ({CONNECTIONS_LIMIT})");
-    let needed = connections as u64 + OTHER_FILES;
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return Ok(());
-    }
-    ensure!(
-        limit.maximum.is_none_or(|most| most >= needed),
-        "{needed} open files are needed, more than this process may have: see ulimit -n"
-    );
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).context("raise the limit of open files")
+    open_files::allow_connections(connections as u64)
 }
 
 impl CapacityReport {

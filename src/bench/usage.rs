@@ -1,15 +1,20 @@
 //! What a measurement costs the machine: processor time, bytes written to disk, memory. Read from `/proc`, before and after.
 //!
-//! Two parties are told apart: this process (callers, and the daemon where it runs here) and those it started, however deep (the
-//! private Postgres with all its backends, or Redis). Nothing that either does is left out.
+//! Two parties are told apart by their processor time: this process (callers, and the daemon where it runs here) and those it
+//! started, however deep (the private Postgres with all its backends, or Redis). Nothing that either does is left out. Bytes are
+//! what reached the disks, by whomever: what the kernel counts for a process is whole folios made dirty, and a folio of a log that
+//! is synced after each small write may be hundreds of KiB.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::Context;
-use procfs::{ProcError, ProcResult, process::Stat};
+use procfs::{DiskStat, ProcResult, process::Stat};
+use rustix::fs::{major, minor};
 use serde::{Deserialize, Serialize};
 
 const SAVES: f64 = 100_000.0;
+/// In which the kernel counts, whatever those of the disk are.
+const SECTOR_BYTES: u64 = 512;
 
 /// What a measurement cost. Nothing where it isn't known: the daemon is another's, or the system doesn't tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,10 +24,10 @@ pub struct Cost {
     pub(super) cpu_seconds_per_100k: Option<f64>,
     /// The same of the processes that it started: Postgres or Redis. The system counts in ticks of 10 ms.
     pub(super) server_cpu_seconds_per_100k: Option<f64>,
-    /// Bytes that this process caused to be written to disk, for a byte of key and body saved: the journal.
+    /// Bytes written to the disks of the working directory and the temporary one, for a byte of key and body saved: journal, WAL,
+    /// tables and indexes, an append-only file, what the file system keeps of them; and whatever else writes there meanwhile.
+    /// Unknown where one of them isn't on a block device of its own (tmpfs, btrfs).
     pub(super) disk_bytes_per_byte: Option<f64>,
-    /// The same of the processes that it started: WAL, tables and indexes, or the append-only file.
-    pub(super) server_disk_bytes_per_byte: Option<f64>,
     /// The most memory that this process held at once, from its start to the end of the measurement.
     pub(super) peak_memory_bytes: Option<u64>,
 }
@@ -30,18 +35,12 @@ pub struct Cost {
 /// What has been used up to a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Usage {
-    /// By all threads of this process, those that ended included.
-    own: Tally,
-    /// By its descendants. One that ended is in the sums of its parent once that has collected it, as the postmaster and this
-    /// process do: the kernel adds up processor time and bytes alike.
-    servers: Tally,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Tally {
-    cpu_ticks: u64,
-    /// `write_bytes`: pages made dirty for a block device, so what is overwritten before it gets there counts once. Unknown where
-    /// we may not look into another user's process.
+    /// Ticks of all threads of this process, those that ended included.
+    own_cpu: u64,
+    /// Of its descendants. One that ended is in the sum of its parent once that has collected it, as the postmaster and this
+    /// process do.
+    server_cpu: u64,
+    /// Written to the disks.
     disk_bytes: Option<u64>,
 }
 
@@ -50,31 +49,22 @@ impl Usage {
         let own = process_id(std::process::id())?;
         let processes = processes().context("list processes")?;
         let itself = processes.get(&own).context("this process is in /proc")?;
-        let mut servers = Tally { cpu_ticks: itself.collected_ticks, disk_bytes: Some(0) };
-        for (&id, process) in &processes {
-            if is_descendant(id, own, &processes) {
-                servers.cpu_ticks += process.ticks + process.collected_ticks;
-                servers.disk_bytes = servers.disk_bytes.zip(written_bytes(id)).map(|(sum, bytes)| sum + bytes);
-            }
-        }
-        Ok(Self { own: Tally { cpu_ticks: itself.ticks, disk_bytes: written_bytes(own) }, servers })
+        let servers = processes.iter().filter(|&(&id, _)| is_descendant(id, own, &processes));
+        let server_cpu = itself.collected_ticks + servers.map(|(_, process)| process.ticks + process.collected_ticks).sum::<u64>();
+        Ok(Self { own_cpu: itself.ticks, server_cpu, disk_bytes: disk_bytes() })
     }
 
     /// What was used from then to now, for so many saves of so many bytes in all.
     pub(super) fn cost_since(&self, before: &Self, saves: u64, bytes: f64) -> anyhow::Result<Cost> {
-        let cpu = |now: Tally, before: Tally| {
-            let seconds = now.cpu_ticks.saturating_sub(before.cpu_ticks) as f64 / procfs::ticks_per_second() as f64;
+        let cpu = |now: u64, before: u64| {
+            let seconds = now.saturating_sub(before) as f64 / procfs::ticks_per_second() as f64;
             rounded(seconds / saves as f64 * SAVES)
         };
-        let disk = |now: Tally, before: Tally| {
-            let written = now.disk_bytes?.saturating_sub(before.disk_bytes?);
-            rounded(written as f64 / bytes)
-        };
+        let written = self.disk_bytes.zip(before.disk_bytes).map(|(now, before)| now.saturating_sub(before));
         Ok(Cost {
-            cpu_seconds_per_100k: cpu(self.own, before.own),
-            server_cpu_seconds_per_100k: cpu(self.servers, before.servers),
-            disk_bytes_per_byte: disk(self.own, before.own),
-            server_disk_bytes_per_byte: disk(self.servers, before.servers),
+            cpu_seconds_per_100k: cpu(self.own_cpu, before.own_cpu),
+            server_cpu_seconds_per_100k: cpu(self.server_cpu, before.server_cpu),
+            disk_bytes_per_byte: written.and_then(|written| rounded(written as f64 / bytes)),
             peak_memory_bytes: Some(peak_memory_bytes()?),
         })
     }
@@ -117,13 +107,18 @@ fn is_descendant(id: i32, ancestor: i32, processes: &HashMap<i32, Process>) -> b
     std::iter::successors(parent(&id), parent).any(|parent| parent == ancestor)
 }
 
-/// None if we may not know; nothing was written by one that has ended meanwhile, for its parent has it in its own sum.
-fn written_bytes(id: i32) -> Option<u64> {
-    match procfs::process::Process::new(id).and_then(|process| process.io()) {
-        Ok(io) => Some(io.write_bytes),
-        Err(ProcError::PermissionDenied(_)) => None,
-        Err(_) => Some(0),
-    }
+/// Written since the machine started to the disks that measurements write to: each once.
+fn disk_bytes() -> Option<u64> {
+    let device = |directory: &Path| directory.metadata().ok().map(|metadata| (major(metadata.dev()), minor(metadata.dev())));
+    let (here, temporary) = (device(Path::new("."))?, device(&std::env::temp_dir())?);
+    let disks = procfs::diskstats().ok()?;
+    let written = |device| disks.iter().find(|disk| disk_device(disk) == device).map(|disk| disk.sectors_written * SECTOR_BYTES);
+    let other = if temporary == here { 0 } else { written(temporary)? };
+    Some(written(here)? + other)
+}
+
+fn disk_device(disk: &DiskStat) -> (u32, u32) {
+    (disk.major.cast_unsigned(), disk.minor.cast_unsigned())
 }
 
 fn peak_memory_bytes() -> anyhow::Result<u64> {
@@ -150,32 +145,38 @@ mod tests {
 
     #[test]
     fn a_cost_is_the_difference_for_each_save_and_byte() {
-        let usage = |cpu_ticks, bytes| Usage {
-            own: Tally { cpu_ticks, disk_bytes: Some(bytes) },
-            servers: Tally { cpu_ticks: 2 * cpu_ticks, disk_bytes: None },
-        };
-        let cost = usage(300, 5_000).cost_since(&usage(100, 1_000), 50_000, 2_000.0).expect("memory is told");
+        let usage = |ticks, bytes| Usage { own_cpu: ticks, server_cpu: 2 * ticks, disk_bytes: bytes };
+        let cost = usage(300, Some(5_000)).cost_since(&usage(100, Some(1_000)), 50_000, 2_000.0).expect("memory is told");
         assert_eq!((cost.cpu_seconds_per_100k, cost.server_cpu_seconds_per_100k), (Some(4.0), Some(8.0)));
-        assert_eq!((cost.disk_bytes_per_byte, cost.server_disk_bytes_per_byte), (Some(2.0), None));
+        assert_eq!(cost.disk_bytes_per_byte, Some(2.0));
         assert!(cost.peak_memory_bytes.is_some_and(|bytes| bytes > 1_000_000));
-        assert_eq!(usage(9, 9).cost_since(&usage(0, 0), 0, 0.0).expect("memory is told").cpu_seconds_per_100k, None);
+        let nothing = usage(9, None).cost_since(&usage(0, Some(0)), 0, 0.0).expect("memory is told");
+        assert_eq!((nothing.cpu_seconds_per_100k, nothing.disk_bytes_per_byte), (None, None));
     }
 
-    /// It waits to be read while two children of its own have written and ended, one of them a child of a child.
     #[test]
-    fn what_ended_processes_have_written_is_in_the_sum_of_their_parent() {
-        let directory = tempfile::tempdir_in(".").expect("a directory");
-        let write = |name: &str| format!("dd if=/dev/zero of={name} bs=1M count=1 2>/dev/null");
+    fn what_is_synced_has_reached_a_disk_unless_disks_are_unknown() {
+        let before = disk_bytes();
+        let mut file = tempfile::tempfile_in(".").expect("a file");
+        file.write_all(&vec![7; 4 << 20]).expect("written");
+        file.sync_all().expect("synced");
+        let after = disk_bytes();
+        assert!(after.zip(before).is_none_or(|(after, before)| after - before >= 4 << 20), "{before:?} {after:?}");
+        assert_eq!(after.is_some(), before.is_some());
+    }
+
+    /// A shell has waited for a child that burnt processor time; it is still there to be read.
+    #[test]
+    fn what_ended_processes_took_is_in_the_sum_of_their_parent() {
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", &format!("{}; ({}; true); echo done; read line", write("a"), write("b"))]).current_dir(&directory);
+        shell.args(["-c", "(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; true); echo done; read line"]);
         let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
         shell.stdout.as_mut().expect("piped").read_exact(&mut [0; 5]).expect("it says done");
-        let id = process_id(shell.id()).expect("an id");
-        let (processes, written) = (processes().expect("readable"), written_bytes(id));
+        let (own, id) = (process_id(std::process::id()).expect("an id"), process_id(shell.id()).expect("an id"));
+        let processes = processes().expect("readable");
         shell.stdin.take().expect("piped").write_all(b"\n").expect("it reads");
         shell.wait().expect("it ends");
-        let own = process_id(std::process::id()).expect("an id");
         assert!(is_descendant(id, own, &processes));
-        assert!(written.is_some_and(|bytes| bytes >= 2 << 20), "{written:?}");
+        assert!(processes[&id].collected_ticks > 0);
     }
 }

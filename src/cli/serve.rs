@@ -5,7 +5,7 @@ use forebay::{
     daemon::{self, Listeners, Options},
     dev,
     exit::{Exit, Failure, OrExit},
-    logs,
+    logs, open_files,
     settings::Settings,
 };
 use tempfile::TempDir;
@@ -29,6 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let settings = arguments.settings.load()?;
     super::keep_files_private();
     logs::start(&settings.log).or_exit(Exit::Internal, "start logs")?;
+    open_files::allow_connections(settings.grpc.connections_max).or_exit(Exit::Settings, "allow grpc.connections_max")?;
     super::block_on(serve(settings, arguments))
 }
 

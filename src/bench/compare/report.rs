@@ -124,7 +124,6 @@ impl Row {
                 cpu_seconds_per_100k: of(|run| run.cost.cpu_seconds_per_100k),
                 server_cpu_seconds_per_100k: of(|run| run.cost.server_cpu_seconds_per_100k),
                 disk_bytes_per_byte: of(|run| run.cost.disk_bytes_per_byte),
-                server_disk_bytes_per_byte: of(|run| run.cost.server_disk_bytes_per_byte),
                 peak_memory_bytes: of(|run| run.cost.peak_memory_bytes.map(|bytes| bytes as f64)).map(|bytes| bytes as u64),
             },
             runs: runs.iter().map(|run| run.per_second).collect(),
@@ -135,7 +134,7 @@ impl Row {
         let worst = Figure::PerSecond.worst(&self.runs);
         let memory = self.cost.peak_memory_bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
         format!(
-            "{:<20} {:>10.0} {} {} {} {} {} {} {} {}",
+            "{:<20} {:>10.0} {} {} {} {} {} {} {}",
             self.name,
             self.per_second,
             cell(worst, 10, 0),
@@ -143,20 +142,20 @@ impl Row {
             cell(self.p99_us, 8, 0),
             cell(self.cost.cpu_seconds_per_100k, 7, 2),
             cell(self.cost.server_cpu_seconds_per_100k, 7, 2),
-            cell(self.cost.disk_bytes_per_byte, 7, 2),
-            cell(self.cost.server_disk_bytes_per_byte, 7, 2),
+            cell(self.cost.disk_bytes_per_byte, 10, 2),
             cell(memory, 9, 0),
         )
     }
 }
 
 const ROWS_HEAD: &str = "
-                                                              CPU s/100k    bytes/byte       peak
-subject              per second      worst   p50 us   p99 us     own  server     own  server       MiB
+                                                              CPU s/100k                 peak
+subject              per second      worst   p50 us   p99 us     own  server bytes/byte       MiB
 ";
 const ROWS_FOOT: &str = "
 per second: saves acknowledged (drain, unnest: rows written), median and worst round. own: this process, callers included; server: the
-Postgres or Redis beside it. CPU: seconds for 100,000 saves. bytes/byte: written to disk for a byte of key and body.
+Postgres or Redis beside it. CPU: seconds for 100,000 saves. bytes/byte: written to disk, by both, for a byte
+of key and body.
 ";
 const RATIOS_HEAD: &str = "
 ratio                                            median    worst   asked for (goal)
