@@ -6,10 +6,14 @@ use crate::support::{HANG, eventually};
 
 use super::run::Run;
 
+/// So many rows are not all deleted at once.
+const FEW: u64 = 5;
+
 /// A transaction of the application's keeps some rows.
 pub(super) async fn lock_rows(run: &mut Run) {
-    let (table, client) = (run.draw_table(), run.random.u8(..4));
-    hold(run, &format!("select * from {table} where id like '{client}-%' for update")).await;
+    let rows = format!("{} where id like '{}-%'", run.draw_table(), run.random.u8(..4));
+    are_there(run, &rows).await;
+    hold(run, &format!("select * from {rows} for update")).await;
 }
 
 /// A transaction of the application's keeps a whole table: nobody may even look at it.
@@ -36,7 +40,9 @@ async fn hold(run: &mut Run, sql: &str) {
 pub(super) async fn deadlock(run: &mut Run) {
     let (application, observer) = (run.database.client().await, run.database.client().await);
     application.batch_execute("set deadlock_timeout = '1 min'").await.expect("set");
-    let (table, mark) = (run.draw_table(), run.mark());
+    let table = run.draw_table();
+    are_there(run, table).await;
+    let mark = run.mark();
     let last = format!("begin; select * from {table} where id = (select max(id) from {table}) for update");
     let others = format!("select * from {table} order by id desc for update");
     let until_told = async {
@@ -48,6 +54,12 @@ pub(super) async fn deadlock(run: &mut Run) {
         }
     };
     tokio::time::timeout(HANG, until_told).await.expect("the daemon gives way");
+}
+
+/// Waits until there is something to lock: a run may have just begun.
+async fn are_there(run: &Run, rows: &str) {
+    let count = format!("select count(*) from {rows}");
+    eventually(&format!("there are {rows}"), || async { (run.database.number(&count).await >= FEW).then_some(()) }).await;
 }
 
 /// How many of the daemon's transactions wait for a lock.
