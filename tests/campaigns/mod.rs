@@ -7,6 +7,9 @@
 //! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`syscalls`] (by way of
 //! [`injector`]), [`full`] or [`clock`] does the harm; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether
 //! all this would notice.
+//! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`postgres`] or [`syscalls`]
+//! does the harm, the last by way of [`injector`]; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks
+//! whether all this would notice.
 
 use std::{fs::File, io::Write, path::PathBuf};
 
@@ -22,6 +25,7 @@ mod clock;
 mod full;
 mod injector;
 mod kill;
+mod postgres;
 mod sabotage;
 mod shim;
 mod syscalls;
