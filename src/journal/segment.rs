@@ -13,6 +13,7 @@ use super::{
     JournalId,
     framing::{self, Header, Kind, Opening, PAYLOAD_BYTES_MAX},
     store::{Store, StoreError, Value, sync_directory},
+    witness::Witness,
 };
 use crate::save::{LaneId, Sequence};
 
@@ -242,12 +243,31 @@ pub(super) struct Wanted {
     pub bytes_max: usize,
 }
 
+/// Where a segment's chunks are read from.
+pub(super) trait Chunks {
+    /// The chunk of this number, if it is there.
+    fn chunk(&self, number: u64) -> Result<Option<Value>, StoreError>;
+}
+
+impl Chunks for Store {
+    fn chunk(&self, number: u64) -> Result<Option<Value>, StoreError> {
+        Self::chunk(self, number)
+    }
+}
+
+impl Chunks for Witness {
+    fn chunk(&self, number: u64) -> Result<Option<Value>, StoreError> {
+        let seen = self.chunks.contains_key(&number);
+        Ok(if seen { Some(self.value(number)?.into()) } else { None })
+    }
+}
+
 /// The chunks of whole groups, from the first group that ends at or behind the first save wanted to the last group that begins
 /// at or before the last one.
-pub(super) fn fetch(store: &Store, wanted: &Wanted) -> Result<Vec<Value>, StoreError> {
+pub(super) fn fetch(chunks: &impl Chunks, wanted: &Wanted) -> Result<Vec<Value>, StoreError> {
     let (mut values, mut bytes) = (Vec::new(), 0);
-    for number in group_start(store, wanted)?..=wanted.last_chunk {
-        let value = chunk(store, number)?;
+    for number in group_start(chunks, wanted)?..=wanted.last_chunk {
+        let value = chunk(chunks, number)?;
         let header = header(&value, number)?;
         if header.part == 0 && header.first > wanted.through {
             break;
@@ -262,12 +282,12 @@ pub(super) fn fetch(store: &Store, wanted: &Wanted) -> Result<Vec<Value>, StoreE
 }
 
 /// Where that group begins, found by halving: chunk numbers have no gaps and sequences rise.
-fn group_start(store: &Store, wanted: &Wanted) -> Result<u64, StoreError> {
+fn group_start(chunks: &impl Chunks, wanted: &Wanted) -> Result<u64, StoreError> {
     let (mut low, mut high) = (wanted.first_chunk + 1, wanted.last_chunk + 1);
     let mut start = low;
     while low < high {
         let middle = low.midpoint(high);
-        let header = header(&chunk(store, middle)?, middle)?;
+        let header = header(&chunk(chunks, middle)?, middle)?;
         if header.first > wanted.from {
             high = middle;
             continue;
@@ -279,8 +299,8 @@ fn group_start(store: &Store, wanted: &Wanted) -> Result<u64, StoreError> {
     Ok(start)
 }
 
-fn chunk(store: &Store, number: u64) -> Result<Value, StoreError> {
-    store.chunk(number)?.ok_or(StoreError::Chunk(number))
+fn chunk(chunks: &impl Chunks, number: u64) -> Result<Value, StoreError> {
+    chunks.chunk(number)?.ok_or(StoreError::Chunk(number))
 }
 
 fn header(value: &[u8], number: u64) -> Result<Header, StoreError> {
