@@ -5,11 +5,8 @@
 //! short while. Runs come from consecutive seeds, the first of which is printed.
 //!
 //! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`syscalls`] (by way of
-//! [`injector`]), [`full`] or [`clock`] does the harm; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether
-//! all this would notice.
-//! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`postgres`] or [`syscalls`]
-//! does the harm, the last by way of [`injector`]; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks
-//! whether all this would notice.
+//! [`injector`]), [`postgres`], [`full`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
+//! disks may leave; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether all this would notice.
 
 use std::{fs::File, io::Write, path::PathBuf};
 
@@ -22,10 +19,13 @@ mod checker;
 mod client;
 mod client_log;
 mod clock;
+mod corruption;
 mod full;
 mod injector;
 mod kill;
+mod lying;
 mod postgres;
+mod power;
 mod sabotage;
 mod shim;
 mod syscalls;
@@ -88,7 +88,12 @@ impl Drop for Home {
 
 /// Panics with every violation, if there is one.
 async fn check(history: &History, database: &Database) {
-    let violations = checker::judge(history, &Stored::read(database).await);
+    hold_against(history, &Stored::read(database).await);
+}
+
+/// The same, of what was stored elsewhere.
+fn hold_against(history: &History, stored: &Stored) {
+    let violations = checker::judge(history, stored);
     let shown: String = violations.iter().map(|violation| format!("    {violation}\n")).collect();
     assert!(violations.is_empty(), "{} violations:\n{shown}", violations.len());
 }
