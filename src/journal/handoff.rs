@@ -3,7 +3,9 @@
 //!
 //! Generic so that its schedules can be tested with the owner alone; the journal has one.
 
-use super::parts::{AtomicBool, Mutex, MutexGuard, OnceLock, Ordering, PoisonError, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use super::parts::{
+    AtomicBool, Mutex, MutexGuard, OnceLock, Ordering, PoisonError, UnboundedReceiver, UnboundedSender, next_left, unbounded_channel,
+};
 
 /// Requests (`R`) on their way to the owner, and the callers (`W`) of the group that it writes.
 #[derive(Debug)]
@@ -124,7 +126,7 @@ impl<R, W> Handoff<R, W> {
 
 fn empty<R>(mut requests: MutexGuard<'_, UnboundedReceiver<R>>) {
     requests.close();
-    while let Some(request) = requests.blocking_recv() {
+    while let Some(request) = next_left(&mut requests) {
         drop(request);
     }
 }

@@ -90,6 +90,8 @@ impl Run {
             .set("journal.segment_bytes", "1 MiB")
             .set("journal.retention", "100 ms")
             .set("drain.retry_wait_max", "200 ms")
+            // On a machine that is slow enough a start finds more than it drains in time, and keeps the lanes that it has.
+            .expect_in_log("the lanes stay as they were")
             .expect_in_log("postgres")
             .expect_in_log("torn");
         let clients = (0..CLIENTS).map(|n| Client::new(n, shape.clone(), random.fork(), Arc::clone(&log))).collect();

@@ -49,6 +49,10 @@ mod parts {
         (UnboundedSender(Arc::clone(&channel)), UnboundedReceiver(channel))
     }
 
+    pub(super) fn next_left<T>(requests: &mut UnboundedReceiver<T>) -> Option<T> {
+        requests.blocking_recv()
+    }
+
     impl<T> UnboundedSender<T> {
         pub(super) fn send(&self, message: T) -> Result<(), SendError<T>> {
             let mut state = self.0.state.lock().expect("nothing panicked");
