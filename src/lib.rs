@@ -29,9 +29,9 @@
 //!
 //! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take, [`outcomes`] that of tickets.
 //! [`daemon`] puts the stages together, starts and stops them; [`settings`], [`metrics`], [`http`], [`logs`], [`status`] and
-//! [`exit`] are what an operator sees. [`client`] is the Rust client (a feature of its own, with [`proto`], the generated
-//! contract); [`sandbox`] is the private Postgres of [`dev`], [`demo`], [`bench`] and the tests, `child` the daemon of its own
-//! that some of them start.
+//! [`exit`] are what an operator sees, [`open_files`] asks the system for room for connections. [`client`] is the Rust client (a
+//! feature of its own, with [`proto`], the generated contract); [`sandbox`] is the private Postgres of [`dev`], [`demo`], [`bench`]
+//! and the tests, `child` the daemon of its own that some of them start.
 
 #[cfg(feature = "daemon")]
 pub mod backlog;
@@ -70,6 +70,7 @@ pub mod limits;
 pub mod logs;
 #[cfg(feature = "daemon")]
 pub mod metrics;
+#[cfg(feature = "daemon")]
 pub mod open_files;
 #[cfg(feature = "daemon")]
 pub mod outcomes;
