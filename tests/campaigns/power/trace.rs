@@ -99,7 +99,8 @@ fn merge(trace: &str) -> Vec<Line<'_>> {
             continue;
         }
         let time = nanoseconds(time);
-        if let Some(text) = text.strip_suffix(" <unfinished ...>") {
+        // Detached: strace ended before the call did.
+        if let Some(text) = text.strip_suffix(" <unfinished ...>").or_else(|| text.strip_suffix(" <detached ...>")) {
             begun.insert(thread, (time, text));
         } else if text.starts_with("<... ") {
             let (begins, before) = begun.remove(thread).expect("what is resumed was begun");
