@@ -67,6 +67,7 @@ pub mod limits;
 pub mod logs;
 #[cfg(feature = "daemon")]
 pub mod metrics;
+#[cfg(feature = "daemon")]
 pub mod open_files;
 #[cfg(feature = "daemon")]
 pub mod outcomes;
