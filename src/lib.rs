@@ -29,9 +29,9 @@
 //!
 //! [`save`] is the vocabulary of all, [`failed`] that of saves which Postgres would not take, [`outcomes`] that of tickets.
 //! [`daemon`] puts the stages together, starts and stops them; [`settings`], [`metrics`], [`http`], [`logs`], [`status`] and
-//! [`exit`] are what an operator sees, [`open_files`] asks the system for room for connections. [`client`] is the Rust client (a
-//! feature of its own, with [`proto`], the generated contract); [`sandbox`] is the private Postgres of [`dev`], [`demo`], [`bench`]
-//! and the tests, `child` the daemon of its own that some of them start.
+//! [`exit`] are what an operator sees, [`open_files`] is what connections need of the system. [`client`] is the Rust client (a
+//! feature of its own, with [`proto`], the generated contract); [`sandbox`] is the private Postgres of [`dev`], [`demo`],
+//! [`bench`] and the tests, `child` the daemon of its own that some of them start.
 
 #[cfg(feature = "daemon")]
 pub mod backlog;

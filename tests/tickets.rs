@@ -132,8 +132,8 @@ async fn a_discarded_and_a_retried_save_say_so_across_restarts_for_the_horizon()
     assert_told(&daemon, &tickets, &retried[0].retry_ticket).await;
     // One more than are kept.
     daemon.admin().await.discard_failed_saves(discard(&tickets[2])).await.expect("discarded");
-    eventually("the oldest is forgotten", || async { (status(&daemon, &tickets[0]).await.state() == TicketState::Unknown).then_some(()) })
-        .await;
+    let told = async || ask(&daemon, &tickets[0]).await.expect("it is told").state();
+    eventually("the oldest is forgotten", || async { (told().await == TicketState::Unknown).then_some(()) }).await;
     assert_eq!(states(&daemon, &tickets[1..]).await, [TicketState::Failed, TicketState::Discarded]);
     daemon.stop().await;
     let daemon = setup.start().await;

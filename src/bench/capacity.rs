@@ -207,7 +207,7 @@ async fn all_connected(daemon: &Daemon, connections: u64) -> anyhow::Result<()> 
     }
 }
 
-/// Connections that a daemon takes, and files for both ends of each.
+/// So many connections have to be among those that a daemon takes, and this process needs a file for its end of each.
 fn allow_connections(connections: usize) -> anyhow::Result<()> {
     let max = Settings::default().grpc.connections_max;
     ensure!((connections as u64) < max, "{connections} callers and slow clients are too many: a daemon takes {max} ({CONNECTIONS_LIMIT})");
