@@ -36,10 +36,9 @@ const BATCH_MAX: usize = 3;
 const BEYOND: u64 = 2;
 /// They have failed: a ledger that was cut short in the making did not open again; sled panicked as it closed; a copy that could not be
 /// closed counted as a damaged segment; a directory that could not be synced was only warned of.
-const FAILED_ONCE: [&str; 10] = [
-    "load/write/SIGKILL/2",
-    "load/write/SIGKILL/3",
-    "load/openat/SIGKILL/9",
+const FAILED_ONCE: [&str; 9] = [
+    "load/write/SIGKILL/6",
+    "load/write/SIGKILL/7",
     "load/fsync/ENOSPC/18+",
     "recovery/fdatasync/EIO/1",
     "recovery/fsync/EIO/11",
