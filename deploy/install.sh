@@ -7,7 +7,7 @@
 # need_python      python3 with venv and pip
 # need_node        node and npm, node at least of the version that examples/node asks for
 # need_strace      strace
-# need_mounts      mkfs.ext4 and setpriv, and that a file can be mounted: as root or by sudo, with loop devices
+# need_mounts      mkfs.ext4 and setpriv, /dev/fuse, and that a file can be mounted: as root or by sudo, with loop devices
 # need_pgbouncer   pgbouncer: on PATH, or below target/. No service is installed, enabled or started.
 #
 # Each does nothing, and says nothing, if it is there already.
@@ -73,6 +73,7 @@ need_mounts() {
         say "installing mkfs.ext4 and setpriv"
         install_packages mounts
     fi
+    [ -c /dev/fuse ] || give_up "there is no /dev/fuse, which the tests of power cuts below a file system need"
     local home
     home=$(mktemp -d) || give_up "there is no room in ${TMPDIR:-/tmp}"
     if ! mounts_a_file "$home"; then

@@ -239,6 +239,23 @@ async fn a_cascade_that_is_added_while_deletes_wait_takes_along_what_direct_exec
     daemon.stop().await;
 }
 
+/// What a session has planned for a column of another type, Postgres refuses for as long as that session lasts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_was_planned_for_another_type_halts_nobody() {
+    let trigger = "create table noted (level int);
+         create function note() returns trigger language plpgsql as $$ begin insert into noted values (new.level); return null; end $$;
+         create trigger note after insert or update on players for each row execute function note()";
+    let (database, journal) = (Database::with(&format!("{SCHEMA}; {trigger}")).await, directory());
+    let daemon = setup(journal.path(), &database.url()).start().await;
+    for (level, kind) in [(1, "bigint"), (2, "smallint"), (3, "int")] {
+        let change = format!("alter table players alter level type {kind}");
+        save_around(&daemon, &database, vec![player(1, json!({"level": level}))], &change).await;
+        flush(&daemon, &[]).await.expect("flushed");
+    }
+    assert_eq!(database.rows("select string_agg(level::text, ',') from noted").await, database_rows([[Some("1,2,3")]]));
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_column_is_usable_at_once_and_a_new_default_disturbs_nothing() {
     let (database, journal) = (Database::with(SCHEMA).await, directory());

@@ -11,7 +11,7 @@ use crate::{
     drain::LaneBacklog,
     exit::{Exit, Failure, OrExit},
     grpc::{RequestIds, Streams},
-    journal::{Entry, LedgerError, Running},
+    journal::{Entry, LedgerError, ReadError, Running},
     save::{Accepted, Sequence},
 };
 
@@ -89,7 +89,7 @@ pub(super) async fn recover(
     // One page is read and decoded while the one before it is folded.
     let mut ahead = page(read);
     while read < last {
-        let entries = ahead.await.expect("reading doesn't panic").or_exit(Exit::JournalIo, "read the journal")?;
+        let entries = ahead.await.expect("reading doesn't panic").map_err(unreadable)?;
         let Some(end) = entries.last() else { break };
         read = end.sequence;
         ahead = page(read);
@@ -114,6 +114,11 @@ pub(super) async fn recover(
     let (streams, request_ids) = (streams.count(), request_ids.count());
     tracing::info!(saves = folded, objects, streams, request_ids, streams_noted = noted, "recovered what may not be in postgres yet");
     Ok(())
+}
+
+fn unreadable(error: ReadError) -> Failure {
+    let exit = if matches!(error, ReadError::Damaged(_)) { Exit::DamagedJournal } else { Exit::JournalIo };
+    Failure { exit, error: anyhow::Error::new(error).context("read the journal") }
 }
 
 async fn recall_streams(

@@ -89,7 +89,8 @@ impl Door {
     }
 
     /// Takes a request id, or tells what was accepted under it.
-    pub(super) async fn claim(&self, call: Call, now: SystemTime) -> Result<Claimed, Status> {
+    pub(super) async fn claim(&self, call: Call) -> Result<Claimed, Status> {
+        let now = self.request_ids.now();
         if let Ok(claimed) = self.request_ids.claim(call, now).await {
             return Ok(claimed);
         }

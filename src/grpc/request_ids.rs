@@ -11,7 +11,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,7 @@ pub struct RequestIds {
     limit: Arc<Limit>,
     /// `request_ids.retention`
     retention: Duration,
+    started: (SystemTime, Instant),
     retained_from: Box<dyn Fn() -> Sequence + Send + Sync>,
 }
 
@@ -131,7 +132,15 @@ fn put<'a>(hash: &mut Sha256, texts: impl IntoIterator<Item = &'a [u8], IntoIter
 impl RequestIds {
     /// Remembers up to the limit; `retained_from` tells the oldest sequence that the journal still has.
     pub fn new(limit: Arc<Limit>, retention: Duration, retained_from: impl Fn() -> Sequence + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { known: Mutex::default(), limit, retention, retained_from: Box::new(retained_from) })
+        let started = (SystemTime::now(), Instant::now());
+        Arc::new(Self { known: Mutex::default(), limit, retention, started, retained_from: Box::new(retained_from) })
+    }
+
+    /// What ids are aged by: the system's clock at the start and what has passed since. Set forward meanwhile, that makes no id older:
+    /// one forgotten early would let its call be saved twice.
+    pub(super) fn now(&self) -> SystemTime {
+        let (at, since) = self.started;
+        at + since.elapsed()
     }
 
     /// Remembers a call whose first save recovery found in the journal. In sequence order.
@@ -142,8 +151,11 @@ impl RequestIds {
 
     /// Remembers what an earlier run remembered at its end.
     pub fn recall(&self, remembered: Vec<RememberedId>) {
+        let now = milliseconds(self.now());
         let mut known = self.lock();
-        for id in remembered {
+        for mut id in remembered {
+            // The clock has been set back since.
+            id.accepted_at = id.accepted_at.min(now);
             // What the journal holds is remembered, whatever the limit is now.
             if known.ids.insert(id.scope, State::Accepted(id)).is_none() {
                 self.limit.take_anyway(1);

@@ -202,7 +202,7 @@ impl Door {
         let now = SystemTime::now();
         let claim = match request_id.is_empty() {
             true => None,
-            false => match self.claim(Call::new(request_id, kind as u8, told, saves), now).await? {
+            false => match self.claim(Call::new(request_id, kind as u8, told, saves)).await? {
                 Claimed::Fresh(claim) => Some(claim),
                 Claimed::Repeated(first) => {
                     self.tell_deduplicated(saves);

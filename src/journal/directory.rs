@@ -94,6 +94,11 @@ impl Directory {
         self.path.join(format!(".audit-{number:010}"))
     }
 
+    /// Where the audit of the ledger may make a copy.
+    pub(super) fn audit_of_ledger(&self) -> PathBuf {
+        self.path.join(".audit-ledger")
+    }
+
     /// The segments that are there, oldest first.
     pub(super) fn segments(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();

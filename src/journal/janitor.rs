@@ -12,12 +12,13 @@ use tokio::sync::oneshot;
 use super::{
     JournalId,
     directory::{Directory, Unremoved},
-    recovery::{LIVE_CACHE_BYTES, READ_CACHE_BYTES},
+    recovery::LIVE_CACHE_BYTES,
     segment::{self, SegmentWriter, Settled, Wanted},
     shared::{Fetched, Shared},
     store::{Store, StoreError},
     table::Retention,
     watermark::{Mark, Watermark},
+    witness::Witness,
 };
 use crate::save::Sequence;
 
@@ -62,8 +63,9 @@ pub(super) struct Janitor {
     pub segment_bytes: u64,
     /// Saves up to here may be gone.
     pub removed: Sequence,
-    /// Closed segments open for readers, the latest used last.
-    pub open: Vec<(u64, Store, Instant)>,
+    /// Closed segments open for readers, the latest used last. Read as they are: sled would repair what it can't read, and its repair
+    /// takes away what `salvage` could still save.
+    pub open: Vec<(u64, Witness, Instant)>,
     pub slow_tick: Instant,
     /// The segment that the owner was asked to end early.
     pub rotating: Option<u64>,
@@ -130,12 +132,8 @@ impl Janitor {
         } else {
             self.remove_drained()?;
         }
-        self.close_unless(|(_, _, used)| used.elapsed() < OPEN_IDLE)
-    }
-
-    /// Closes what is open for readers, but what is to be kept.
-    fn close_unless(&mut self, kept: impl Fn(&(u64, Store, Instant)) -> bool) -> Result<(), StoreError> {
-        self.open.extract_if(.., |open| !kept(open)).try_for_each(|(_, store, _)| store.close())
+        self.open.retain(|(_, _, used)| used.elapsed() < OPEN_IDLE);
+        Ok(())
     }
 
     fn write_watermark(&mut self) -> Result<(), StoreError> {
@@ -165,7 +163,7 @@ impl Janitor {
             // First it is said that it may be missing: a segment that is missing unsaid is a damage.
             self.removed = last;
             self.write_watermark()?;
-            self.close_unless(|(open, _, _)| *open != segment)?;
+            self.open.retain(|(open, _, _)| *open != segment);
             self.shared.table().forget(segment);
             match self.directory.remove_segment(segment) {
                 Ok(()) => {}
@@ -199,33 +197,34 @@ impl Janitor {
         }
     }
 
-    /// What isn't as it was written is for the reader to judge. A store that doesn't open has failed: opening writes. The journal fails
+    /// What isn't as it was written is for the reader to judge. A disk that doesn't let it be read has failed, and the journal with it
     /// before its reader is told, so that nobody goes on who has heard of it.
     fn fetch(&mut self, wanted: &Wanted) -> Result<Fetched, StoreError> {
         if !self.directory.segment(wanted.segment).exists() {
             return Ok(None);
         }
-        let fetched = self.reading(wanted.segment).map(|store| segment::fetch(|number| store.chunk(number), wanted));
+        let fetched = self.reading(wanted.segment).map(|witness| match witness {
+            Some(witness) => segment::fetch(|number| witness.chunk(number), wanted),
+            None => Err(StoreError::Chunk(wanted.first_chunk)),
+        });
         fetched.map(Some).inspect_err(|error| self.fail(error))
     }
 
-    fn reading(&mut self, segment: u64) -> Result<&Store, StoreError> {
-        let (segment, store) = match self.open.iter().position(|(open, _, _)| *open == segment) {
-            Some(at) => {
-                let (segment, store, _) = self.open.remove(at);
-                (segment, store)
-            }
-            None => (segment, Store::open(&self.directory.segment(segment), READ_CACHE_BYTES)?),
+    /// `None`: its file is gone.
+    fn reading(&mut self, segment: u64) -> Result<Option<&Witness>, StoreError> {
+        let witness = match self.open.iter().position(|(open, _, _)| *open == segment) {
+            Some(at) => Some(self.open.remove(at).1),
+            None => Witness::look(&self.directory.segment(segment), segment)?,
         };
         if self.open.len() == OPEN_MAX {
-            self.open.remove(0).1.close()?;
+            self.open.remove(0);
         }
-        self.open.push((segment, store, Instant::now()));
-        Ok(&self.open.last().expect("just put there").1)
+        self.open.extend(witness.map(|witness| (segment, witness, Instant::now())));
+        Ok(self.open.last().filter(|(open, _, _)| *open == segment).map(|(_, witness, _)| witness))
     }
 
     fn finish(&mut self, segment: SegmentWriter, prepared: Option<Prepared>) -> Result<(), StoreError> {
-        self.close_unless(|_| false)?;
+        self.open.clear();
         self.close(segment)?;
         if let Some(Prepared { segment, store }) = prepared {
             store.close()?;

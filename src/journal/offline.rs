@@ -9,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tempfile::TempDir;
 
 use super::{
     JournalId, OpenError,
@@ -27,7 +28,7 @@ use super::{
 use crate::save::{Body, Change, LaneId, Sequence};
 
 /// Reads all of a journal and says what is wrong with it, if anything is. Each segment is also copied to the system's
-/// temporary directory and opened there, to see that the store finds what is on disk.
+/// temporary directory and opened there, to see that the store finds what is on disk; and so is the ledger.
 ///
 /// # Errors
 /// When it can't be read: locked, no journal, a failing disk. Damage is no error: see [`Report::is_sound`].
@@ -44,6 +45,7 @@ pub fn verify(directory: &Path) -> Result<Report, OpenError> {
     for summary in &plan.live {
         report.findings.extend(damage(verify_segment(&directory, summary))?);
     }
+    report.findings.extend(damage(verify_ledger(&directory))?);
     let decoded = each_group(&directory, &plan, |group| {
         let error = group.entries().find_map(Result::err);
         error.map_or(Ok(()), |error| Err(OpenError::damaged(error.to_string())))
@@ -61,9 +63,17 @@ fn damage(outcome: Result<(), OpenError>) -> Result<Vec<String>, OpenError> {
     }
 }
 
+fn verify_ledger(directory: &Directory) -> Result<(), OpenError> {
+    recovery::check_ledger(&directory.ledger(), &copies()?.path().join("ledger"))
+}
+
+fn copies() -> Result<TempDir, OpenError> {
+    tempfile::tempdir().map_err(|source| OpenError::Io { act: "make a temporary directory", source })
+}
+
 fn verify_segment(directory: &Directory, summary: &Summary) -> Result<(), OpenError> {
     let (witness, _) = spans(directory, summary)?;
-    let copies = tempfile::tempdir().map_err(|source| OpenError::Io { act: "make a temporary directory", source })?;
+    let copies = copies()?;
     recovery::compare(&directory.segment(summary.segment), &copies.path().join("segment"), &witness, summary.last_chunk)
 }
 

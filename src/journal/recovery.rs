@@ -1,9 +1,9 @@
 //! Opening a journal: look, judge, agree with the store, and only then write.
 //!
-//! The order matters. Nothing is modified before there is room for all of it and the audit has passed: a damaged journal
-//! stays as it was found, for `salvage`. Then the new run's segment is written, with every group in it that nothing calls synced (after a failed
-//! sync the page cache lies, so reading them back proves nothing), and synced. Only then are older segments
-//! marked closed and void ones removed. A crash anywhere in between starts over.
+//! The order matters. Nothing is modified before there is room for all of it and the audit has passed, that of the ledger too: a
+//! damaged journal stays as it was found, for `salvage`. Then the new run's segment is written, with every group in it that nothing
+//! calls synced (after a failed sync the page cache lies, so reading them back proves nothing), and synced. Only then are older
+//! segments marked closed and void ones removed. A crash anywhere in between starts over.
 
 use std::{
     fs, io,
@@ -44,6 +44,7 @@ pub(super) fn open(settings: &JournalSettings) -> Result<Journal, OpenError> {
     }
     directory.has_room(room(&directory, &found, &plan).map_err(io("look at the journal"))?)?;
     agree(&directory, &found, &plan)?;
+    check_ledger(&directory.ledger(), &directory.audit_of_ledger())?;
     let carried = carried_groups(&found, &plan)?;
 
     let identity = Identity::take(&directory, &plan)?;
@@ -83,10 +84,10 @@ pub(super) fn look(directory: &Directory) -> io::Result<Vec<Found>> {
     directory.segments()?.into_iter().map(look).collect()
 }
 
-/// What a start may write: every store that it opens grows, and the segments that were not closed are copied, one at a time.
+/// What a start may write: every store that it opens grows; the ledger and the segments that were not closed are copied, one at a time.
 fn room(directory: &Directory, found: &[Found], plan: &Plan) -> io::Result<u64> {
     let ledger = directory.ledger().join("db").metadata().map_or(0, |file| file.len());
-    let (mut grown, mut copied) = (store::opened_bytes(ledger) - ledger, 0);
+    let (mut grown, mut copied) = (store::opened_bytes(ledger) - ledger, store::opened_bytes(ledger));
     for segment in found {
         let bytes = match segment {
             Found::Closed(summary, _) => summary.bytes,
@@ -131,6 +132,28 @@ compile_error!("the audit catches sled's panics: build with panic = \"unwind\"")
 pub(super) fn caught(segment: &Path, compare: impl FnOnce() -> Result<(), OpenError> + UnwindSafe) -> Result<(), OpenError> {
     let panics = || OpenError::damaged(format!("the store panics when it opens {}", segment.display()));
     catch_unwind(compare).unwrap_or_else(|_| Err(panics()))
+}
+
+/// The ledger must be whole. It is opened on a copy, too, before anything is changed.
+pub(super) fn check_ledger(ledger: &Path, copy: &Path) -> Result<(), OpenError> {
+    if !ledger.exists() {
+        return Ok(());
+    }
+    let io = |source| OpenError::Io { act: "copy the ledger to audit it", source };
+    store::copy(ledger, copy).map_err(io)?;
+    let checked = caught(ledger, || check_ledger_copy(copy));
+    fs::remove_dir_all(copy).map_err(io)?;
+    checked
+}
+
+fn check_ledger_copy(copy: &Path) -> Result<(), OpenError> {
+    let unread = |source| OpenError::Io { act: "audit a copy of the ledger", source };
+    let ledger = Ledger::open(copy).map_err(|error| match io::Error::from(error) {
+        source if source.raw_os_error().is_some() => unread(source),
+        error => OpenError::damaged(format!("the store can't open the ledger: {error}")),
+    })?;
+    ledger.scan("").map_err(|error| OpenError::damaged(error.to_string()))?;
+    ledger.close().map_err(|error| unread(error.into()))
 }
 
 fn compare_copy(segment: &Path, copy: &Path, witness: &Witness, last: u64) -> Result<(), OpenError> {

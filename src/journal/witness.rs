@@ -7,7 +7,10 @@
 
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::Path};
 
-use super::framing::{self, FramingError, Header, MAGIC, Opening, VALUE_BYTES_MAX};
+use super::{
+    framing::{self, FramingError, Header, MAGIC, Opening, VALUE_BYTES_MAX},
+    store::{StoreError, Value},
+};
 use crate::save::{LaneId, Sequence};
 
 /// How much of the file is looked at in one go.
@@ -98,6 +101,12 @@ impl Witness {
         let mut value = vec![0; sighting.length];
         self.file.read_exact_at(&mut value, sighting.at)?;
         Ok(value)
+    }
+
+    /// The chunk of this number, if it was seen.
+    pub(super) fn chunk(&self, number: u64) -> Result<Option<Value>, StoreError> {
+        let seen = self.chunks.contains_key(&number);
+        Ok(if seen { Some(self.value(number)?.into()) } else { None })
     }
 
     /// Size of the file.

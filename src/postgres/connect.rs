@@ -73,16 +73,25 @@ impl Hosts {
             fastrand::shuffle(&mut order);
         }
         let (last, others) = order.split_last().expect("a host is named");
+        let mut told = None;
         for config in others {
             match timeout(self.connect_timeout, start(config)).await {
                 Ok(Ok(connected)) => return Ok(connected),
-                Ok(Err(error)) => tracing::debug!(%error, "a Postgres host is not usable, trying the next"),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a Postgres host is not usable, trying the next");
+                    told = told.or(Some(error).filter(speaks));
+                }
                 Err(_) => tracing::debug!("a Postgres host doesn't answer, trying the next"),
             }
         }
         // The pool's own limit (connect_timeout times hosts) ends this one.
-        start(last).await
+        start(last).await.map_err(|error| if speaks(&error) { error } else { told.unwrap_or(error) })
     }
+}
+
+/// Why a server turned us away says more than that another is not there, and wants more: a wrong password, too many connections.
+fn speaks(error: &Error) -> bool {
+    error.as_db_error().is_some()
 }
 
 impl Connect for Hosts {

@@ -125,6 +125,12 @@ impl Failure {
         self.action == Action::Halt && self.collection.is_some() && spoken
     }
 
+    /// Whether it may be the session that doesn't fit the tables: functions of triggers keep plans, and one that was made for a column
+    /// of another type is refused with this code for as long as its session lasts.
+    pub(super) fn may_be_of_session(&self) -> bool {
+        self.sqlstate.as_deref() == Some("42804")
+    }
+
     /// Whether it says that saves don't fit the tables, rather than that Postgres is in trouble.
     pub(super) fn is_refusal(&self) -> bool {
         use Action::{Halt, Halve, RetryThenHalt, RetryThenHalve, RowsOwn, Unclear};

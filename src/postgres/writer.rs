@@ -197,14 +197,20 @@ impl Writer {
         self.lease.enter();
         let flown = self.fly(work).await;
         let applied = self.finish(flown, Some(work.after), work.through).await;
-        match applied {
+        let spoilt = matches!(&applied, Err(ApplyError::Failed(failure)) if failure.may_be_of_session());
+        let applied = match applied {
             Err(ApplyError::Failed(failure)) if failure.is_refusal() && self.is_outdated(work).await => Err(ApplyError::Catalog),
             Err(ApplyError::Failed(mut failure)) if failure.action == Action::Halve => {
                 failure.suspect = work.generation.and_then(|generation| suspect::suspect(&failure, work.collections, generation));
                 Err(failure.into())
             }
             applied => applied,
+        };
+        if spoilt {
+            // Never left: whatever is tried next is tried over another one.
+            self.lease.enter();
         }
+        applied
     }
 
     /// Whether the tables are no longer what the statements were made for, as far as a connection is left to ask.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use hyper::StatusCode;
@@ -116,9 +116,7 @@ impl Endpoint {
             self.shared.counts.dropped.fetch_add(1, Ordering::Relaxed);
             return self.end(&pending);
         }
-        // A clock that was set back makes nothing older than it is.
-        let age = SystemTime::now().duration_since(pending.delivery.known_at).unwrap_or_default();
-        if age >= self.give_up {
+        if pending.age() >= self.give_up {
             self.shared.counts.too_old.fetch_add(1, Ordering::Relaxed);
             let Delivery { id, ticket, .. } = &pending.delivery;
             tracing::warn!(endpoint = self.shared.name, id, ticket, "a callback is given up: it is older than callbacks.give_up");

@@ -6,10 +6,10 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::Delivery;
 use crate::status::EndpointStatus;
@@ -21,6 +21,22 @@ pub(super) struct Pending {
     pub(super) delivery: Delivery,
     /// Attempts that failed in this run.
     pub(super) failed: u32,
+    /// How old the outcome was by the system's clock when it came here, and when that was.
+    came: (Duration, Instant),
+}
+
+impl Pending {
+    fn new(number: u64, delivery: Delivery) -> Self {
+        // A clock that was set back makes nothing older than it is.
+        let age = SystemTime::now().duration_since(delivery.known_at).unwrap_or_default();
+        Self { number, delivery, failed: 0, came: (age, Instant::now()) }
+    }
+
+    /// For how long its outcome has been known. A clock that is set meanwhile changes nothing about it.
+    pub(super) fn age(&self) -> Duration {
+        let (age, since) = self.came;
+        age + since.elapsed()
+    }
 }
 
 #[derive(Debug)]
@@ -66,7 +82,7 @@ impl Shared {
             number
         };
         // A task that has ended leaves it to the next start.
-        let _ = self.inbox.send(Pending { number, delivery, failed: 0 });
+        let _ = self.inbox.send(Pending::new(number, delivery));
     }
 
     pub(super) fn ended(&self, pending: &Pending) {

@@ -3,13 +3,14 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    process::Command,
     str::FromStr,
     sync::LazyLock,
     time::{Duration, SystemTime},
 };
 
 use crate::support::{Daemon, Setup, strace};
+
+use super::shim;
 
 /// Kinds of calls that the injector knows; names as strace has them, of several alike the first.
 pub(super) const CALLS: [&str; 11] =
@@ -51,16 +52,7 @@ impl Fault {
 }
 
 /// The shared object, made once.
-static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
-    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("injector.so");
-    let made = library.with_extension(format!("{}", std::process::id()));
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/campaigns/injector.c");
-    let status = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&made).arg(source).status();
-    assert!(status.expect("there is a C compiler: the allocator needs it too").success(), "{source} compiles");
-    // Another process may be running from the one that is there.
-    std::fs::rename(&made, &library).expect("renamed");
-    library
-});
+static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| shim::compile("injector"));
 
 /// One start of the daemon with an injector.
 pub(super) struct Injector {

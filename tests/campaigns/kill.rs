@@ -83,7 +83,7 @@ impl Run {
         let (home, mut random) = (Home::new("kill", seed), Rng::with_seed(seed));
         let database = Database::alone(SCHEMA).await;
         let log = Arc::new(ClientLog::create(&home.0.join("client-log")));
-        let shape = Shape { batch_max: 40, filler: 20..400, poison_every: 1_000 };
+        let shape = Shape { batch_max: 40, filler: 20..400, poison_every: 300 };
         let setup = Setup::new(&home.journal(), &database.url())
             .set("collections.notes.mode", "append")
             .set("lanes.default.window", "5 ms")

@@ -4,9 +4,9 @@
 //! `tests/faults NAME` runs one for as long as it is told and adds a line to `tests/RELIABILITY.md`; `cargo test` runs each for a
 //! short while. Runs come from consecutive seeds, the first of which is printed.
 //!
-//! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`] or [`syscalls`] does the
-//! harm, the latter by way of [`injector`]; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether
-//! all this would notice.
+//! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`syscalls`] (by way of
+//! [`injector`]), [`postgres`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
+//! disks may leave; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether all this would notice.
 
 use std::{fs::File, io::Write, path::PathBuf};
 
@@ -18,9 +18,15 @@ mod campaign;
 mod checker;
 mod client;
 mod client_log;
+mod clock;
+mod corruption;
 mod injector;
 mod kill;
+mod lying;
+mod postgres;
+mod power;
 mod sabotage;
+mod shim;
 mod syscalls;
 
 /// What the clients save to. Every version that is written is noted: a version twice, or falling, is a save applied twice or out of
@@ -81,7 +87,12 @@ impl Drop for Home {
 
 /// Panics with every violation, if there is one.
 async fn check(history: &History, database: &Database) {
-    let violations = checker::judge(history, &Stored::read(database).await);
+    hold_against(history, &Stored::read(database).await);
+}
+
+/// The same, of what was stored elsewhere.
+fn hold_against(history: &History, stored: &Stored) {
+    let violations = checker::judge(history, stored);
     let shown: String = violations.iter().map(|violation| format!("    {violation}\n")).collect();
     assert!(violations.is_empty(), "{} violations:\n{shown}", violations.len());
 }

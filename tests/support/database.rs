@@ -1,8 +1,11 @@
 //! A database of its own for each test, and a server of its own for those that stop it.
 
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use forebay::sandbox::{Sandbox, SandboxOptions, StopMode};
@@ -39,7 +42,14 @@ impl Database {
 
     /// A database in a server of its own, which the test may stop.
     pub(crate) async fn alone(schema: &str) -> Self {
-        let sandbox = tokio::task::block_in_place(|| Sandbox::create(quick())).expect("a private Postgres starts");
+        Self::alone_with(schema, &[]).await
+    }
+
+    /// The same with settings of the server's.
+    pub(crate) async fn alone_with(schema: &str, settings: &[(&str, String)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let options = SandboxOptions { settings, ..quick() };
+        let sandbox = tokio::task::block_in_place(|| Sandbox::create(options)).expect("a private Postgres starts");
         let database = Self { url: sandbox.url(), own: Some(sandbox) };
         database.execute(schema).await;
         database
@@ -58,6 +68,11 @@ impl Database {
     /// The port of the server.
     pub(crate) fn port(&self) -> u16 {
         self.sandbox().port()
+    }
+
+    /// The server's files.
+    pub(crate) fn data_directory(&self) -> PathBuf {
+        self.sandbox().data_directory()
     }
 
     /// Where it is.
@@ -79,6 +94,16 @@ impl Database {
     /// Stops the server as a crash would.
     pub(crate) fn stop_postgres(&mut self) {
         tokio::task::block_in_place(|| self.server().stop(StopMode::Immediate)).expect("Postgres stops");
+    }
+
+    /// Stops the server as an administrator would: sessions are ended, everything is written.
+    pub(crate) fn shut_postgres_down(&mut self) {
+        tokio::task::block_in_place(|| self.server().stop(StopMode::Fast)).expect("Postgres stops");
+    }
+
+    /// SIGKILL to the postmaster.
+    pub(crate) fn kill_postgres(&mut self) {
+        tokio::task::block_in_place(|| self.server().kill()).expect("Postgres is killed");
     }
 
     /// Starts it again, on the same port.

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const KEEPER: &str = r#"
     set -e
     trap '' HUP INT TERM
-    mkfs.ext4 -q -F -m 0 "$1"
+    [ "$4" = mounted ] || mkfs.ext4 -q -F -m 0 -E nodiscard "$1"
     mount -o loop "$1" "$2"
     chown "$3" "$2"
     echo mounted
@@ -34,12 +34,27 @@ impl Disk {
     /// A file system of so many MiB; ext4 takes a tenth for itself. Panics where it can't be mounted: nothing is skipped.
     pub(crate) fn mount(mib: u64) -> Self {
         let home = super::directory();
-        let (image, root) = (home.path().join("image"), home.path().join("root"));
-        fs::create_dir(&root).expect("made");
+        let image = home.path().join("image");
         File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
+        Self::keep(home, &image, "made")
+    }
+
+    /// A new file system in an image.
+    pub(crate) fn make(image: &Path) -> Self {
+        Self::keep(super::directory(), image, "made")
+    }
+
+    /// The file system that is in an image.
+    pub(crate) fn of(image: &Path) -> Self {
+        Self::keep(super::directory(), image, "mounted")
+    }
+
+    fn keep(home: TempDir, image: &Path, how: &str) -> Self {
+        let root = home.path().join("root");
+        fs::create_dir(&root).expect("made");
         let owner = format!("{}:{}", rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let mut keeper = as_root("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&image).arg(&root).arg(owner).stdin(Stdio::piped()).stdout(Stdio::piped());
+        keeper.args(["-c", KEEPER, "keeper"]).arg(image).arg(&root).arg(owner).arg(how).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut keeper = keeper.spawn().expect("sh, or sudo, runs");
         let (input, output) = (keeper.stdin.take(), keeper.stdout.take().expect("it is piped"));
         let mut line = String::new();
@@ -118,7 +133,7 @@ impl Drop for Disk {
     }
 }
 
-fn as_root(program: &str) -> Command {
+pub(crate) fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         return Command::new(program);
     }

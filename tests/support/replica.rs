@@ -55,6 +55,11 @@ impl Replica {
     pub(crate) fn database(&self) -> &Database {
         &self.database
     }
+
+    /// A promoted one stands alone.
+    pub(crate) fn into_database(self) -> Database {
+        self.database
+    }
 }
 
 /// A copy of a database that stands alone, as it was then.

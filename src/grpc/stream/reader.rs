@@ -127,7 +127,7 @@ impl Reader {
             ));
         };
         // They count towards the same limit.
-        self.door.request_ids.forget(SystemTime::now());
+        self.door.request_ids.forget(self.door.request_ids.now());
         let opening = self.door.streams.open(id.into_bytes(), self.ended.clone(), self.persisted).map_err(errors::limit_reached)?;
         self.resumption = tokio::select! {
             biased;

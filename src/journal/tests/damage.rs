@@ -158,9 +158,12 @@ async fn damage_in_a_closed_segment_is_found_when_it_is_read() {
     let (segment, witness) = newest_segment(home.path());
     let chunk = *witness.chunks.keys().next_back().expect("chunks") - 2;
     destroy(home.path(), segment, chunk);
+    let before = content(&segment_path(home.path(), segment));
     let rig = Rig::start(&settings);
     let read = rig.running.reader().read(Sequence::ZERO, ALL, 1 << 20).await;
     assert!(matches!(&read, Err(ReadError::Damaged(what)) if what.contains(&format!("segment {segment}"))), "{read:?}");
+    rig.running.stop().await.expect("a clean end");
+    assert!(content(&segment_path(home.path(), segment)) == before, "what is left is for salvage");
 }
 
 #[tokio::test]
@@ -174,6 +177,23 @@ async fn segments_of_another_journal_refuse() {
     std::fs::remove_dir_all(segment_path(one.home.path(), one.segment)).expect("removed");
     store::copy(&segment_path(other.home.path(), other.segment), &segment_path(one.home.path(), one.segment)).expect("copied");
     assert!(one.is_refused_untouched().contains("belongs to another journal"));
+}
+
+#[tokio::test]
+async fn a_damaged_ledger_refuses_untouched() {
+    let killed = Killed::new().await;
+    for (file, at, finding) in [("conf", 34, "the store can't open the ledger"), ("conf", 0, "the store can't open the ledger")] {
+        let path = killed.home.path().join("ledger").join(file);
+        let sound = std::fs::read(&path).expect("readable");
+        let mut damaged = sound.clone();
+        damaged[at] ^= 0x80;
+        std::fs::write(&path, damaged).expect("written");
+        let report = killed.is_refused_untouched();
+        assert!(report.contains(finding), "{report}");
+        assert!(!verify(killed.home.path()).expect("readable").is_sound());
+        std::fs::write(&path, sound).expect("written");
+    }
+    assert_eq!(killed.keys().await, [0, 1, 2, 3, 4, 5]);
 }
 
 /// The state of a crash while recovery wrote the tail again: the old segment as it was, and the new one beside it.

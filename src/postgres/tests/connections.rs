@@ -36,6 +36,19 @@ async fn a_wrong_database_or_password_halts_and_an_absent_server_is_waited_for()
 }
 
 #[tokio::test]
+async fn why_a_host_turns_us_away_is_told_though_the_next_is_not_there() {
+    let fixture = Fixture::new("").await;
+    let url = fixture.settings.url().expect("a URL").to_owned();
+    let (user, rest) = url.split_once('@').expect("a user");
+    let (host, _) = rest.split_once('/').expect("a database");
+    for hosts in [format!("{host},127.0.0.1:1"), format!("127.0.0.1:1,{host}")] {
+        let settings = PostgresSettings { url: Some(format!("{user}@{hosts}/nowhere").into()), ..fixture.settings.clone() };
+        let failure = Postgres::new(&settings, 1).expect("a URL").server().await.expect_err("no such database");
+        assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::Halt, Some("3D000")), "{hosts}");
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_takes_connections_and_says_nothing_is_given_up_for_the_next() {
     let fixture = Fixture::new("").await;
     let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");

@@ -92,6 +92,25 @@ async fn a_value_that_fits_the_column_as_it_is_now_is_not_refused_by_what_it_was
     assert_eq!((failure.action, failure.sqlstate.as_deref()), (Action::RowsOwn, Some("22P02")));
 }
 
+/// Its plan of the trigger was made for the type as it was, and Postgres refuses it for as long as the session lasts.
+#[tokio::test]
+async fn a_session_that_has_planned_for_another_type_is_replaced() {
+    let sql = "create table t (id int4 primary key, n int8); create table noted (n int8);
+         create function note() returns trigger language plpgsql as $$ begin insert into noted values (new.n); return null; end $$;
+         create trigger note after insert or update on t for each row execute function note()";
+    let fixture = Fixture::new(sql).await;
+    let mut lane = fixture.lane(&[]).await;
+    lane.apply(&[Set("t", &["1"], r#"{"n":1}"#)]).await.expect("written");
+    fixture.database.run("alter table t alter n type int4").await.expect("changed");
+    assert_eq!(lane.apply(&[Set("t", &["1"], r#"{"n":2}"#)]).await, Err(ApplyError::Catalog));
+    assert!(!lane.writer.is_usable(), "nobody gets this session again");
+    drop(lane.writer);
+    lane.collections = fixture.collections(&rules(&[])).await;
+    lane.writer = fixture.postgres.writer(lane.journal, "default", lane.owner).await.expect("another one");
+    lane.apply(&[Set("t", &["1"], r#"{"n":2}"#)]).await.expect("written");
+    assert_eq!(fixture.rows("select string_agg(n::text, ',') from noted").await, ["1,2"]);
+}
+
 #[tokio::test]
 async fn a_lock_is_waited_for_as_long_as_set_and_then_tried_again() {
     let mut fixture = Fixture::new("create table t (id int4 primary key, a int4); insert into t values (1, 1)").await;

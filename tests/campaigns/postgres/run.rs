@@ -1,0 +1,323 @@
+//! A run of the campaign: one daemon, its clients, its Postgres and the roads there; and what is asked of all of them after each
+//! fault.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use fastrand::Rng;
+use forebay::proto::LaneState;
+use tokio_postgres::Client as Session;
+
+use crate::{
+    campaigns::{
+        Home, SCHEMA, TABLES,
+        campaign::Counts,
+        checker::{self, Stored},
+        client::{Client, Shape},
+        client_log::{Change, ClientLog, History},
+    },
+    support::{Daemon, Database, Setup, command, eventually, lanes},
+};
+
+use super::{load::Load, road::Road};
+
+const CLIENTS: usize = 4;
+/// Connections that Postgres takes. Forebay needs 5 of them with three lanes, what does the harm and looks a few.
+const CONNECTIONS_MAX: u32 = 16;
+/// What waits for a lock looks for a deadlock after so long.
+const DEADLOCK_TIMEOUT: &str = "300 ms";
+/// Beside the writers.
+const READERS: u64 = 2;
+/// Rows written under load before and after a fault.
+const ROWS: u64 = 40;
+
+pub(super) struct Run {
+    pub(super) random: Rng,
+    /// The primary.
+    pub(super) database: Database,
+    /// What the daemon is told of: its Postgres is behind one of them, and behind the other a standby or nobody.
+    roads: [Road; 2],
+    /// The one that leads to the primary.
+    home_road: usize,
+    pub(super) load: Load,
+    clients: Vec<Client>,
+    log: Arc<ClientLog>,
+    /// Told to end only by [`Run::complete`].
+    daemon: Option<Daemon>,
+    lanes: u64,
+    /// SQLSTATEs with which rows may have failed, until they were retried.
+    refusals: BTreeSet<&'static str>,
+    counts: Counts,
+    home: Home,
+}
+
+/// A place in the daemon's log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark(usize);
+
+impl Run {
+    pub(super) async fn new(seed: u64) -> Self {
+        let (home, mut random) = (Home::new("postgres", seed), Rng::with_seed(seed));
+        let settings = [("max_connections", CONNECTIONS_MAX.to_string()), ("deadlock_timeout", DEADLOCK_TIMEOUT.to_owned())];
+        let database = Database::alone_with(SCHEMA, &settings).await;
+        let roads = [Road::new(Some(database.port()), random.fork()).await, Road::new(None, random.fork()).await];
+        let log = Arc::new(ClientLog::create(&home.0.join("client-log")));
+        let shape = Shape { batch_max: 12, filler: 20..400, poison_every: 1_000 };
+        let clients = (0..CLIENTS).map(|n| Client::new(n, shape.clone(), random.fork(), Arc::clone(&log))).collect();
+        let lanes = if random.bool() { 1 } else { 3 };
+        let daemon = setup(&home, &roads, lanes).start().await;
+        Self {
+            random,
+            database,
+            roads,
+            home_road: 0,
+            load: Load::new(),
+            clients,
+            log,
+            daemon: Some(daemon),
+            lanes,
+            refusals: BTreeSet::new(),
+            counts: Counts::new(),
+            home,
+        }
+    }
+
+    pub(super) fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("it runs until the run is complete")
+    }
+
+    /// Under load.
+    pub(super) async fn begin(&mut self) {
+        let clients = std::mem::take(&mut self.clients);
+        self.load.start(self.daemon.as_ref().expect("it runs"), clients).await;
+        self.flows().await;
+    }
+
+    /// The cause is gone: everything flows again, by itself, and ends where it belongs.
+    pub(super) async fn end(&mut self, kind: &'static str) {
+        self.flows().await;
+        self.clients = self.load.stop().await;
+        self.flushed().await;
+        self.retry().await;
+        self.connections_are_few().await;
+        self.judge().await;
+        *self.counts.entry(kind).or_default() += 1;
+    }
+
+    pub(super) async fn complete(mut self) -> Counts {
+        let ended = self.daemon.take().expect("it runs").stop().await;
+        self.home.keep_log(&ended);
+        assert_eq!(ended.code, Some(0));
+        let history = self.log.history().await;
+        let mut counts = std::mem::take(&mut self.counts);
+        counts.insert("saves acknowledged", history.acknowledged());
+        counts.insert("calls refused for a changed table", self.load.refused());
+        counts
+    }
+
+    /// Waits until more rows are written.
+    pub(super) async fn flows(&self) {
+        const NEWEST: &str = "select coalesce(max(number), 0) from applied";
+        let session = self.database.client().await;
+        let newest = async || session.query_one(NEWEST, &[]).await.expect("Postgres answers").get::<_, i64>(0).unsigned_abs();
+        let before = newest().await;
+        eventually("rows are written", || async { (newest().await >= before + ROWS).then_some(()) }).await;
+    }
+
+    /// Waits until nothing is left to write. A lane that is halted probes by itself.
+    async fn flushed(&self) {
+        eventually("everything is written", || async { lanes::flush(self.daemon(), &[]).await.ok() }).await;
+    }
+
+    /// What the log tells from now on.
+    pub(super) fn mark(&self) -> Mark {
+        Mark(self.daemon().lines().len())
+    }
+
+    /// Whether the log has told this since.
+    pub(super) fn has_told(&self, Mark(mark): Mark, text: &str) -> bool {
+        self.daemon().lines().iter().skip(mark).any(|line| line.to_string().contains(text))
+    }
+
+    /// Waits until it has.
+    pub(super) async fn told(&self, mark: Mark, text: &str) {
+        eventually(text, || async { self.has_told(mark, text).then_some(()) }).await;
+    }
+
+    /// Waits until a lane halts for this reason, and holds that against the remedy it names.
+    pub(super) async fn halted(&self, reason: &str, remedy: &str) {
+        let halt = eventually(&format!("a lane halts: {reason}"), || async { self.halts().await.into_iter().next() }).await;
+        assert!(halt.0.contains(reason) && halt.1.contains(remedy), "{halt:?}");
+    }
+
+    /// Reason and remedy of each lane that is halted.
+    async fn halts(&self) -> Vec<(String, String)> {
+        let request = forebay::proto::GetStatusRequest::default();
+        let status = self.daemon().admin().await.get_status(request).await.expect("a status").into_inner().status.expect("a status");
+        let halted = status.lanes.into_iter().filter(|lane| lane.state() == LaneState::Halted);
+        halted.map(|lane| (lane.reason, lane.remedy)).collect()
+    }
+
+    /// Waits until each has gone on.
+    pub(super) async fn no_lane_is_halted(&self) {
+        eventually("no lane is halted", || async { self.halts().await.is_empty().then_some(()) }).await;
+    }
+
+    /// The operator has repaired what halted a lane, and says so or leaves it to its probes.
+    pub(super) async fn repaired(&mut self) {
+        if self.random.u8(..4) != 0 {
+            lanes::resume(self.daemon()).await;
+        }
+    }
+
+    /// Saves may fail with this code from now on; the operator retries them after the fault.
+    pub(super) fn may_fail_with(&mut self, sqlstate: &'static str) {
+        self.refusals.insert(sqlstate);
+    }
+
+    /// Whether tables belong to different ones.
+    pub(super) fn has_lanes(&self) -> bool {
+        self.lanes > 1
+    }
+
+    /// The road to the primary.
+    pub(super) fn road(&self) -> &Road {
+        &self.roads[self.home_road]
+    }
+
+    /// The other one.
+    pub(super) fn side_road(&self) -> &Road {
+        &self.roads[1 - self.home_road]
+    }
+
+    /// Another server is the primary, behind the other road; the one that was is gone.
+    pub(super) fn moved_to(&mut self, database: Database) {
+        self.road().lead_to(None);
+        self.home_road = 1 - self.home_road;
+        self.database = database;
+    }
+
+    pub(super) fn draw_table(&mut self) -> &'static str {
+        TABLES[self.random.usize(..TABLES.len())]
+    }
+
+    /// Another moment of the load: drawn, nothing is waited for.
+    pub(super) async fn pass_time(&mut self, millis: std::ops::Range<u64>) {
+        tokio::time::sleep(Duration::from_millis(self.random.u64(millis))).await;
+    }
+
+    /// What the operator or the application does to the tables: again, if it lost a deadlock.
+    pub(super) async fn alter(&self, sql: &str) {
+        println!("postgres: {sql}");
+        let session = self.database.client().await;
+        eventually(sql, || async {
+            match session.batch_execute(sql).await {
+                Ok(()) => Some(()),
+                Err(error) if error.code().is_some_and(|code| code.code() == "40P01") => None,
+                Err(error) => panic!("{sql}: {error:?}"),
+            }
+        })
+        .await;
+    }
+
+    /// As the operator does with failed saves whose cause is repaired. (Poisoned lines stay.)
+    async fn retry(&self) {
+        for sqlstate in &self.refusals {
+            let open = format!("select count(*) from forebay.failed_save where closed_at is null and sqlstate = '{sqlstate}'");
+            if self.database.number(&open).await > 0 {
+                command::cli(self.daemon(), &["failed", "retry", "--sqlstate", sqlstate], 0).await;
+                self.flushed().await;
+            }
+        }
+    }
+
+    /// P9, and that none is forgotten.
+    async fn connections_are_few(&self) {
+        let session = self.database.client().await;
+        eventually("no connection is forgotten", || async {
+            (sessions(&session).await.len() as u64 <= self.lanes + READERS).then_some(())
+        })
+        .await;
+    }
+
+    async fn judge(&self) {
+        let (history, mut stored) = (self.log.history().await, Stored::read(&self.database).await);
+        let retried = self.judge_refusals(&history, &stored).await;
+        stored.failed.retain(|line| !retried.contains(line));
+        let violations = checker::judge(&history, &stored);
+        let shown: String = violations.iter().map(|violation| format!("    {violation}\n")).collect();
+        assert!(violations.is_empty(), "{} violations:\n{shown}", violations.len());
+    }
+
+    /// Rows that Postgres refused had a cause of ours, are of saves that were sent, and ended otherwise: retried, or overtaken and
+    /// never written. Gives their objects as [`Stored::failed`] names them.
+    async fn judge_refusals(&self, history: &History, stored: &Stored) -> HashSet<String> {
+        let sql = "select sqlstate, coalesce(closed_reason, 'open'), collection || '/' || key[1], coalesce(body->>'version', 'none'), \
+             body->>'checksum', collection || ' ' || key::text from forebay.failed_save where kind <> 'append'";
+        let (sent, mut named) = (sets(history), HashSet::new());
+        let applied: HashSet<_> = stored.applied.iter().map(|(object, version)| (object.clone(), version.to_string())).collect();
+        for row in self.database.rows(sql).await {
+            let what = format!("{row:?}");
+            let [Some(sqlstate), Some(state), Some(object), Some(version), checksum, Some(name)] = &row[..] else {
+                panic!("half a failed save: {what}");
+            };
+            let save = (object.clone(), version.clone());
+            assert!(self.refusals.contains(&**sqlstate), "failed without a cause: {what}");
+            assert!(state == "retried" || state == "overtaken" && !applied.contains(&save), "failed for good, or written too: {what}");
+            // A delete has no body.
+            assert!(checksum.as_ref().is_none_or(|checksum| sent.get(&save) == Some(checksum)), "nobody sent it: {what}");
+            named.insert(name.clone());
+        }
+        named
+    }
+}
+
+/// Backends of the daemon.
+pub(super) async fn sessions(session: &Session) -> Vec<i32> {
+    let rows = session.query("select pid from pg_stat_activity where application_name = 'forebay'", &[]).await;
+    rows.expect("Postgres answers").into_iter().map(|row| row.get(0)).collect()
+}
+
+/// Their checksums by object and version, as text.
+fn sets(history: &History) -> HashMap<(String, String), String> {
+    let sent = history.calls.iter().flat_map(|call| &call.saves).filter(|sent| sent.change == Change::Set);
+    sent.map(|sent| ((sent.object.clone(), sent.version.to_string()), sent.checksum.to_string())).collect()
+}
+
+/// Waits are short, and most of what goes wrong is told in words of Postgres.
+fn setup(home: &Home, roads: &[Road; 2], lanes: u64) -> Setup {
+    let hosts: Vec<_> = roads.iter().map(|road| format!("127.0.0.1:{}", road.port())).collect();
+    let url = format!("postgres://postgres@{}/postgres?target_session_attrs=read-write", hosts.join(","));
+    let setup = Setup::new(&home.journal(), &url)
+        .set("collections.notes.mode", "append")
+        .set("lanes.default.window", "5 ms")
+        .set("journal.segment_bytes", "4 MiB")
+        .set("drain.retry_wait_max", "200 ms")
+        .set("postgres.connect_timeout", "2 s")
+        .set("postgres.statement_timeout", "2 s")
+        .set("postgres.answer_grace", "1 s")
+        .set("postgres.lock_timeout", "500 ms")
+        .expect_in_log("a journal sync was slow")
+        .expect_in_log("postgres")
+        .expect_in_log("halted: nothing is written until this is repaired");
+    match lanes {
+        1 => setup,
+        _ => setup.set("lanes.second.collections", "stuff").set("lanes.third.collections", "goods"),
+    }
+}
+
+/// What the daemon has said is kept with the rest of a run that failed.
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.load.abandon();
+        if let Some(daemon) = self.daemon.take().filter(|_| std::thread::panicking()) {
+            let lines: String = daemon.lines().iter().map(|line| format!("{line}\n")).collect();
+            if let Err(error) = std::fs::write(self.home.0.join("daemon.log"), lines) {
+                println!("the daemon's log can't be kept: {error}");
+            }
+        }
+    }
+}
