@@ -44,11 +44,19 @@ pub struct Delivery {
     /// When the save was accepted.
     #[serde(with = "milliseconds")]
     pub accepted_at: SystemTime,
-    /// When its outcome was known: the age counts from here.
+    /// When its outcome was known.
     #[serde(with = "milliseconds")]
     pub known_at: SystemTime,
     /// What is told, as JSON.
     pub body: String,
+}
+
+impl Delivery {
+    /// For how long its outcome has been known, by the system's clock: for what an earlier run has left. A clock that was set
+    /// back makes nothing older than it is.
+    pub fn age(&self) -> Duration {
+        SystemTime::now().duration_since(self.known_at).unwrap_or_default()
+    }
 }
 
 /// Takes deliveries for endpoints and says how they stand.
@@ -78,9 +86,10 @@ impl Endpoints {
         (Self(shared), endpoints)
     }
 
-    /// Hands a delivery to its endpoint, which must be one of those that were made. Never waits.
-    pub fn deliver(&self, delivery: Delivery) {
-        self.0.get(&delivery.endpoint).expect("every name that can come up has an endpoint").take(delivery);
+    /// Hands a delivery, whose outcome has been known for `age`, to its endpoint, which must be one of those that were made.
+    /// Never waits.
+    pub fn deliver(&self, delivery: Delivery, age: Duration) {
+        self.0.get(&delivery.endpoint).expect("every name that can come up has an endpoint").take(delivery, age);
     }
 
     /// How each stands, by name.

@@ -15,6 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -186,7 +187,10 @@ impl Callbacks {
         let mut names: BTreeSet<String> = kept.deliveries.iter().map(|delivery| delivery.endpoint.clone()).collect();
         names.extend(self.state().awaited.iter().flatten().map(|awaited| awaited.callback.endpoint.to_string()));
         let (endpoints, runs) = Endpoints::new(settings, targets, names, &ended);
-        kept.deliveries.into_iter().for_each(|delivery| endpoints.deliver(delivery));
+        for delivery in kept.deliveries {
+            let age = delivery.age();
+            endpoints.deliver(delivery, age);
+        }
         self.0.endpoints.set(endpoints).expect("started once");
 
         let mut tasks = Tasks { endpoints: JoinSet::new(), notes: JoinSet::new(), stop: CancellationToken::new() };
@@ -233,7 +237,8 @@ impl Callbacks {
             self.noted_through(lane.id(), through);
         }
         let endpoints = self.0.endpoints.get().expect("followers start after the endpoints");
-        deliveries.into_iter().for_each(|delivery| endpoints.deliver(delivery));
+        // Just known: a clock that was set since then says otherwise.
+        deliveries.into_iter().for_each(|delivery| endpoints.deliver(delivery, Duration::ZERO));
         Ok(())
     }
 

@@ -21,14 +21,12 @@ pub(super) struct Pending {
     pub(super) delivery: Delivery,
     /// Attempts that failed in this run.
     pub(super) failed: u32,
-    /// How old the outcome was by the system's clock when it came here, and when that was.
+    /// How old the outcome was when it came here, and when that was.
     came: (Duration, Instant),
 }
 
 impl Pending {
-    fn new(number: u64, delivery: Delivery) -> Self {
-        // A clock that was set back makes nothing older than it is.
-        let age = SystemTime::now().duration_since(delivery.known_at).unwrap_or_default();
+    fn new(number: u64, delivery: Delivery, age: Duration) -> Self {
         Self { number, delivery, failed: 0, came: (age, Instant::now()) }
     }
 
@@ -73,7 +71,7 @@ impl Shared {
         (Self { name, counts, disabled, inbox, seen }, deliveries)
     }
 
-    pub(super) fn take(&self, delivery: Delivery) {
+    pub(super) fn take(&self, delivery: Delivery, age: Duration) {
         let number = {
             let mut seen = self.seen();
             seen.last_number += 1;
@@ -82,7 +80,7 @@ impl Shared {
             number
         };
         // A task that has ended leaves it to the next start.
-        let _ = self.inbox.send(Pending::new(number, delivery));
+        let _ = self.inbox.send(Pending::new(number, delivery, age));
     }
 
     pub(super) fn ended(&self, pending: &Pending) {
