@@ -2,7 +2,7 @@
 //! readers of them, removes drained ones, writes the watermark, measures free space.
 
 use std::{
-    io,
+    fs, io,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -15,7 +15,8 @@ use super::{
     recovery::LIVE_CACHE_BYTES,
     segment::{self, SegmentWriter, Settled, Wanted},
     shared::{Fetched, Shared},
-    store::{Store, StoreError},
+    space::OWN_BYTES,
+    store::{self, Store, StoreError},
     table::Retention,
     watermark::{Mark, Watermark},
     witness::Witness,
@@ -26,6 +27,8 @@ use crate::save::Sequence;
 const TICK: Duration = Duration::from_millis(250);
 /// How often the watermark is written and space is measured.
 const SLOW_TICK: Duration = Duration::from_secs(1);
+/// The ledger may grow by so much on a full disk, by half of it at least.
+const LEDGER_AHEAD: u64 = 16 << 20;
 /// Closed segments that stay open for readers, and for how long without any.
 const OPEN_MAX: usize = 2;
 const OPEN_IDLE: Duration = Duration::from_secs(10);
@@ -61,6 +64,10 @@ pub(super) struct Janitor {
     pub next_segment: u64,
     pub retention: Retention,
     pub segment_bytes: u64,
+    /// The segment after the current one could not be opened ahead: there was no room for it.
+    pub unprepared: bool,
+    /// The segment and the bytes of the ledger for which the disk's room is taken.
+    pub reserved: (u64, u64),
     /// Saves up to here may be gone.
     pub removed: Sequence,
     /// Closed segments open for readers, the latest used last. Read as they are: sled would repair what it can't read, and its repair
@@ -85,6 +92,7 @@ impl Janitor {
 
     fn serve(&mut self) -> Result<(), StoreError> {
         self.prepare()?;
+        self.reserve()?;
         loop {
             match self.jobs.recv_timeout(TICK) {
                 Ok(Job::Close(segment)) => {
@@ -106,13 +114,43 @@ impl Janitor {
         }
     }
 
+    /// Opens the next segment ahead, its room taken. Where there is none, later: until then saves are refused, and those that are
+    /// on their way find room in the current one.
     fn prepare(&mut self) -> Result<(), StoreError> {
-        let segment = self.next_segment;
+        let (segment, path) = (self.next_segment, self.directory.segment(self.next_segment));
+        let reserved = store::reserve(&path, self.segment_room())?;
+        self.unprepared = !reserved && self.measure()? < self.shared.space.min();
+        if self.unprepared {
+            self.shared.space.decide();
+            return Ok(());
+        }
         self.next_segment += 1;
-        let store = Store::open(&self.directory.segment(segment), LIVE_CACHE_BYTES)?;
+        let store = Store::open(&path, LIVE_CACHE_BYTES)?;
         // An owner that has ended needs none.
         let _ = self.prepared.send(Prepared { segment, store });
         Ok(())
+    }
+
+    /// A segment may grow to twice its size before anybody waits; its last group, and sled's unit, come on top.
+    fn segment_room(&self) -> u64 {
+        store::opened_bytes(self.segment_bytes.saturating_mul(2)).saturating_add(store::opened_bytes(1))
+    }
+
+    /// Takes room for what is written although saves are refused: what is on its way to the current segment, and the ledger.
+    fn reserve(&mut self) -> Result<(), StoreError> {
+        let (current, ledger) = (self.shared.table().current().segment, self.directory.ledger());
+        if self.reserved.0 != current && store::reserve(&self.directory.segment(current), self.segment_room())? {
+            self.reserved.0 = current;
+        }
+        let wanted = fs::metadata(ledger.join("db"))?.len() + LEDGER_AHEAD;
+        if self.reserved.1 + LEDGER_AHEAD / 2 < wanted && store::reserve(&ledger, wanted)? {
+            self.reserved.1 = wanted;
+        }
+        Ok(())
+    }
+
+    fn measure(&self) -> io::Result<u64> {
+        self.shared.space.measure(self.directory.path())
     }
 
     fn close(&mut self, segment: SegmentWriter) -> Result<(), StoreError> {
@@ -146,15 +184,17 @@ impl Janitor {
 
     /// Removes what may go; if space is short, all that is drained, before any save is refused.
     fn look_after_space(&mut self) -> Result<(), StoreError> {
-        let measure = |janitor: &Self| janitor.shared.space.measure(janitor.directory.path());
         let margin = self.shared.space.min().saturating_add(self.segment_bytes.saturating_mul(2));
-        self.retention.pressed = measure(self)? < margin;
+        self.retention.pressed = self.measure()? < margin;
         self.remove_drained()?;
         if self.retention.pressed {
-            measure(self)?;
+            self.measure()?;
         }
         self.shared.space.decide();
-        Ok(())
+        if self.unprepared {
+            self.prepare()?;
+        }
+        self.reserve()
     }
 
     fn remove_drained(&mut self) -> Result<(), StoreError> {
@@ -172,8 +212,7 @@ impl Janitor {
             }
         }
         self.shared.limits.retention_bytes.set_used(self.shared.table().drained_bytes());
-        self.ask_for_rotation(now, retention);
-        Ok(())
+        self.ask_for_rotation(now, retention)
     }
 
     /// Asks anew for each segment: a floor that fell pins what is not yet gone.
@@ -185,16 +224,17 @@ impl Janitor {
 
     /// An idle journal shrinks: a current segment that is drained and whose retention is over ends early. On a full disk it
     /// stays, because the next one would have to be written.
-    fn ask_for_rotation(&mut self, now: Instant, retention: Retention) {
+    fn ask_for_rotation(&mut self, now: Instant, retention: Retention) -> Result<(), StoreError> {
         let (current, wanted) = {
             let table = self.shared.table();
             (table.current().segment, table.wants_rotation(now, retention))
         };
-        if wanted && self.rotating != Some(current) && self.shared.space.has_own_room() {
+        if wanted && self.rotating != Some(current) && !self.unprepared && self.measure()? >= OWN_BYTES {
             self.rotating = Some(current);
             // If the inbox is closed, the segment is about to be closed anyway.
             let _ = self.shared.send(super::shared::Request::Rotate);
         }
+        Ok(())
     }
 
     /// What isn't as it was written is for the reader to judge. A disk that doesn't let it be read has failed, and the journal with it

@@ -2,6 +2,7 @@
 //! them to the backlog, and only then answers.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -14,6 +15,7 @@ use super::{
     running::{Events, GroupStats},
     segment::{SegmentWriter, Settled, Wanted},
     shared::{Append, Fetched, Request, Shared},
+    space::OWN_BYTES,
     store::StoreError,
 };
 use crate::{
@@ -42,6 +44,7 @@ pub(super) struct Owner {
     group_bytes_max: usize,
     group_saves_max: usize,
     segment_bytes: u64,
+    directory: PathBuf,
     sync_warn: Duration,
     /// What was taken from the inbox but belongs behind the group being gathered.
     held: Option<Request>,
@@ -95,6 +98,7 @@ impl Owner {
             group_bytes_max: usize::try_from(settings.group_bytes_max).unwrap_or(usize::MAX),
             group_saves_max: usize::try_from(settings.group_saves_max).unwrap_or(usize::MAX),
             segment_bytes: settings.segment_bytes,
+            directory: settings.directory.clone(),
             sync_warn: settings.sync_warn,
             held: None,
             group: Vec::new(),
@@ -243,10 +247,15 @@ impl Owner {
         Ok((took, answers))
     }
 
-    /// The next segment has usually been opened ahead; if not, this one may grow to twice its size before anybody waits.
+    /// The next segment has usually been opened ahead; if not, or if the disk has no room for what a rotation writes, this one may
+    /// grow to twice its size before anybody waits.
     fn rotate_if_full(&mut self) -> Result<(), Fatal> {
         let bytes = self.segment.summary().bytes;
         if bytes < self.segment_bytes {
+            return Ok(());
+        }
+        if bytes < self.segment_bytes.saturating_mul(2) && self.shared.space.measure(&self.directory).map_err(StoreError::from)? < OWN_BYTES
+        {
             return Ok(());
         }
         let prepared = match self.prepared.try_recv() {

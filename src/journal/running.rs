@@ -111,6 +111,8 @@ impl Journal {
             next_segment: self.segment.summary().segment + 1,
             retention,
             segment_bytes: self.settings.segment_bytes,
+            unprepared: false,
+            reserved: (0, 0),
             removed: self.removed,
             open: Vec::new(),
             slow_tick: Instant::now(),

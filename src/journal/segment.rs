@@ -13,7 +13,7 @@ use super::{
     JournalId,
     cutter::Cutter,
     framing::{self, Header},
-    store::{Store, StoreError, Value, sync_directory},
+    store::{self, Store, StoreError, Value, sync_directory},
 };
 use crate::save::{LaneId, Sequence};
 
@@ -219,8 +219,9 @@ fn header(value: &[u8], number: u64) -> Result<Header, StoreError> {
 const CLOSED: &str = "closed";
 
 impl Summary {
-    /// Marks the segment in `path` as closed, durably.
+    /// Marks the segment in `path` as closed, durably, and gives the room back that it didn't need.
     pub(super) fn mark(&self, path: &Path) -> io::Result<()> {
+        store::give_back(path)?;
         let text = serde_json::to_string(self).expect("a summary is JSON");
         let checksum = crc32c::crc32c(text.as_bytes());
         let mut file = create_private(&path.join(CLOSED))?;

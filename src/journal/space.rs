@@ -39,11 +39,6 @@ impl Space {
         self.refusing.store(self.free() < self.min(), Ordering::Relaxed);
     }
 
-    /// Whether a segment more can be begun, whatever saves are told.
-    pub(super) fn has_own_room(&self) -> bool {
-        self.free() >= OWN_BYTES
-    }
-
     pub(super) fn free(&self) -> u64 {
         self.limit.used()
     }

@@ -8,11 +8,18 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     time::{Duration, Instant},
 };
+
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
+
+use super::space::{self, OWN_BYTES};
 
 /// A value that the store lent: cheap to clone, read as bytes.
 pub(super) type Value = sled::IVec;
@@ -105,12 +112,8 @@ impl Drop for Handles {
 impl Store {
     /// Opens or creates the store in `path`, and makes it durable that it is there.
     pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
-        let fresh = !path.join("db").exists();
-        if fresh {
-            create_directory(path)?;
-        } else {
-            remove_unfinished_snapshots(path)?;
-        }
+        create_directory(path)?;
+        remove_unfinished_snapshots(path)?;
         let config = sled::Config::default()
             .path(path)
             .segment_size(STORE_SEGMENT_BYTES)
@@ -229,6 +232,29 @@ fn settle(db: &sled::Db, path: &Path) -> Result<(Shelves, File), StoreError> {
     sync_directory(path)?;
     sync_directory(path.parent().expect("a store lies in the journal's directory"))?;
     Ok((shelves, file))
+}
+
+/// Takes the disk's room for the first `bytes` of the file of the store in `path`, opened or yet to be created, so that what is written
+/// there never meets a full disk. The size of the file stays; [`give_back`] gives up what lies behind it. False: there is no such
+/// room. A file system that can't reserve (ZFS), or that writes elsewhere whatever was reserved (btrfs), promises nothing.
+pub(super) fn reserve(path: &Path, bytes: u64) -> io::Result<bool> {
+    if space::free(path.parent().expect("a store lies in the journal's directory"))? < bytes.saturating_add(OWN_BYTES) {
+        return Ok(false);
+    }
+    create_directory(path)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path.join("db"))?;
+    match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(true),
+        // Somebody else has just taken it, and the file what was left.
+        Err(Errno::NOSPC | Errno::DQUOT) => give_back(path).map(|()| false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives up the room behind the end of a store's file, to which nothing is written any more.
+pub(super) fn give_back(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path.join("db"))?;
+    file.set_len(file.metadata()?.len())
 }
 
 /// Size of a store's file once it has been opened again: sled fills its last unit of allocation up.
