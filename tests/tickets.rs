@@ -1,6 +1,6 @@
 //! What became of a save, told by its ticket: over gRPC and HTTP, over kills and restarts, with and without Postgres.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use forebay::proto::{
     AwaitTicketRequest, DiscardFailedSavesRequest, FailedSaveFilter, FlushRequest, GetTicketRequest, PauseRequest, ResumeRequest,
@@ -10,7 +10,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Daemon, Database, Setup, directory, eventually, http,
+    Daemon, Database, HANG, Setup, directory, eventually, http,
     saves::{batch, set},
 };
 
@@ -75,7 +75,7 @@ async fn assert_failed(daemon: &Daemon, ticket: &str) {
 
 async fn awaited(daemon: &Daemon, ticket: &str) -> TicketState {
     let mut request = tonic::Request::new(AwaitTicketRequest { ticket: ticket.to_owned() });
-    request.set_timeout(Duration::from_secs(60));
+    request.set_timeout(HANG);
     daemon.client().await.await_ticket(request).await.expect("it is told").into_inner().status.expect("a status").state()
 }
 
