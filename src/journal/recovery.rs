@@ -42,6 +42,7 @@ pub(super) fn open(settings: &JournalSettings) -> Result<Journal, OpenError> {
     if mark.is_none() && plan.journal.is_some() {
         tracing::warn!("the journal's watermark is gone: what it would have witnessed is taken on trust");
     }
+    give_back(&directory, &found).map_err(io("give back what a segment had reserved"))?;
     directory.has_room(room(&directory, &found, &plan).map_err(io("look at the journal"))?)?;
     agree(&directory, &found, &plan)?;
     check_ledger(&directory.ledger(), &directory.audit_of_ledger())?;
@@ -84,24 +85,29 @@ pub(super) fn look(directory: &Directory) -> io::Result<Vec<Found>> {
     directory.segments()?.into_iter().map(look).collect()
 }
 
-/// What a start may write: every store that it opens grows; the ledger and the segments that were not closed are copied, one at a time.
+/// Segments that were not closed still hold the disk's room for what was to come.
+fn give_back(directory: &Directory, found: &[Found]) -> io::Result<()> {
+    for segment in found {
+        if let Found::Open(number, Some(_)) = segment {
+            store::give_back(&directory.segment(*number))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a start may write: the ledger grows when it is opened; before that it is copied, as is each segment that was not closed, one
+/// at a time. Closed segments are read as they are.
 fn room(directory: &Directory, found: &[Found], plan: &Plan) -> io::Result<u64> {
     let ledger = directory.ledger().join("db").metadata().map_or(0, |file| file.len());
-    let (mut grown, mut copied) = (store::opened_bytes(ledger) - ledger, store::opened_bytes(ledger));
+    let mut copied = store::opened_bytes(ledger);
     for segment in found {
-        let bytes = match segment {
-            Found::Closed(summary, _) => summary.bytes,
-            Found::Open(number, Some(witness)) if plan.live.iter().any(|summary| summary.segment == *number) => {
-                let bytes = witness.bytes()?;
-                copied = store::opened_bytes(bytes).max(copied);
-                bytes
-            }
-            // Removed, without being opened.
-            Found::Open(..) => continue,
-        };
-        grown += store::opened_bytes(bytes) - bytes;
+        if let Found::Open(number, Some(witness)) = segment
+            && plan.live.iter().any(|summary| summary.segment == *number)
+        {
+            copied = store::opened_bytes(witness.bytes()?).max(copied);
+        }
     }
-    Ok(OWN_BYTES + grown + copied)
+    Ok(OWN_BYTES + store::opened_bytes(ledger) - ledger + copied)
 }
 
 /// The store must find what counts. It is asked on a copy: its repair would destroy what it can't read. Of carried groups it

@@ -319,3 +319,47 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    const CACHE_BYTES: u64 = 1 << 20;
+
+    /// Bytes of the disk that the store's file holds.
+    fn held(path: &Path) -> u64 {
+        path.join("db").metadata().expect("a file").blocks() * 512
+    }
+
+    #[test]
+    fn what_is_reserved_is_held_and_used_and_given_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, room) = (directory.path().join("store"), 32 << 20);
+        assert!(reserve(&path, room).expect("asked for"), "there is room");
+        assert!(held(&path) >= room, "{}", held(&path));
+        let mut store = Store::open(&path, CACHE_BYTES).expect("a store begins in reserved room");
+        for number in 0..1_000 {
+            store.put_chunk(number, &[7; 9_000]).expect("put");
+        }
+        store.sync().expect("synced");
+        let bytes = store.bytes().expect("it has a size");
+        assert!((9_000_000..room).contains(&bytes), "{bytes}");
+        assert!(held(&path) < room + room / 4, "what is written lies in what was reserved: {}", held(&path));
+        store.close().expect("closed");
+        give_back(&path).expect("given back");
+        assert!(held(&path) < bytes + room / 4, "{} of {bytes}", held(&path));
+        let store = Store::open(&path, CACHE_BYTES).expect("a store");
+        assert_eq!(store.chunk(999).expect("read").as_deref(), Some(&[7; 9_000][..]));
+        store.close().expect("closed");
+    }
+
+    #[test]
+    fn what_no_disk_has_is_not_reserved() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("store");
+        assert!(!reserve(&path, 1 << 60).expect("asked for"));
+        assert!(!path.exists(), "nothing is left of it");
+    }
+}

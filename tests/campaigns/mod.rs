@@ -5,7 +5,7 @@
 //! short while. Runs come from consecutive seeds, the first of which is printed.
 //!
 //! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`syscalls`] (by way of
-//! [`injector`]), [`postgres`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
+//! [`injector`]), [`postgres`], [`full`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
 //! disks may leave; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether all this would notice.
 
 use std::{fs::File, io::Write, path::PathBuf};
@@ -20,6 +20,7 @@ mod client;
 mod client_log;
 mod clock;
 mod corruption;
+mod full;
 mod injector;
 mod kill;
 mod lying;
