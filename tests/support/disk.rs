@@ -97,8 +97,12 @@ impl Disk {
     pub(crate) fn fill(&self, leave: u64) {
         let mut file = File::options().create(true).append(true).open(self.filler()).expect("a file");
         let (zeros, mut step) = (vec![0; 1 << 20], 1 << 20);
-        while self.free() > leave && step >= 512 {
-            step = step.min(usize::try_from(self.free() - leave).expect("a small disk").max(512));
+        while step >= 512 {
+            let room = self.free().saturating_sub(leave);
+            if room == 0 {
+                break;
+            }
+            step = step.min(usize::try_from(room).expect("a small disk").max(512));
             match file.write_all(&zeros[..step]) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::StorageFull => step /= 2,
