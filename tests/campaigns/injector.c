@@ -25,10 +25,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum call { OPENAT, WRITE, PWRITE64, COPY_FILE_RANGE, FSYNC, FDATASYNC, SYNC_FILE_RANGE, RENAME, UNLINK, FTRUNCATE, MKDIR, CALLS };
+enum call { OPENAT, WRITE, PWRITE64, COPY_FILE_RANGE, FSYNC, FDATASYNC, SYNC_FILE_RANGE, RENAME, UNLINK, FTRUNCATE, MKDIR, FALLOCATE, CALLS };
 
 static const char *const names[CALLS] = {"openat",          "write",  "pwrite64", "copy_file_range", "fsync", "fdatasync",
-                                         "sync_file_range", "rename", "unlink",   "ftruncate",       "mkdir"};
+                                         "sync_file_range", "rename", "unlink",   "ftruncate",       "mkdir", "fallocate"};
 
 enum { NOTHING = 0, KILL = -1, SHORT = -2 }; /* and every errno */
 
@@ -185,6 +185,13 @@ int ftruncate64(int fd, off64_t length) {
 }
 
 int ftruncate(int fd, off_t length) { return ftruncate64(fd, length); }
+
+int fallocate64(int fd, int mode, off64_t from, off64_t length) {
+    MEET(FALLOCATE, fd_is_below(fd), -1)
+    return syscall(SYS_fallocate, fd, mode, from, length);
+}
+
+int fallocate(int fd, int mode, off_t from, off_t length) { return fallocate64(fd, mode, from, length); }
 
 int mkdir(const char *path, mode_t mode) {
     MEET(MKDIR, path_is_below(AT_FDCWD, path), -1)

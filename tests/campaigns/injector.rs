@@ -13,8 +13,20 @@ use crate::support::{Daemon, Setup, strace};
 use super::shim;
 
 /// Kinds of calls that the injector knows; names as strace has them, of several alike the first.
-pub(super) const CALLS: [&str; 11] =
-    ["openat", "write", "pwrite64", "copy_file_range", "fsync", "fdatasync", "sync_file_range", "rename", "unlink", "ftruncate", "mkdir"];
+pub(super) const CALLS: [&str; 12] = [
+    "openat",
+    "write",
+    "pwrite64",
+    "copy_file_range",
+    "fsync",
+    "fdatasync",
+    "sync_file_range",
+    "rename",
+    "unlink",
+    "ftruncate",
+    "mkdir",
+    "fallocate",
+];
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -168,6 +168,8 @@ impl Reader<'_> {
             "write" | "pwrite64" => self.write(line),
             "ftruncate" => Some(Act::SetLength { path: self.file(line.argument(0))?, length: line.number(1) }),
             "lseek" => self.seek(line),
+            // Takes room and writes nothing.
+            "fallocate" if line.argument(1) == "FALLOC_FL_KEEP_SIZE" => None,
             // Injected, it returned and did nothing.
             "fsync" | "fdatasync" if line.result.contains("INJECTED") => None,
             "fsync" | "fdatasync" => Some(Act::Sync(self.file(line.argument(0))?)),
