@@ -244,14 +244,15 @@ pub(super) fn reserve(path: &Path, bytes: u64) -> io::Result<bool> {
     create_directory(path)?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path.join("db"))?;
     match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(true),
-        // Somebody else has just taken it, and the file what was left.
-        Err(Errno::NOSPC | Errno::DQUOT) => give_back(path).map(|()| false),
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(true),
+        // Somebody else has just taken it, and the file what was left. It keeps that: it may be open, and shortening it could cost what is
+        // being written.
+        Err(Errno::NOSPC | Errno::DQUOT) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Gives up the room behind the end of a store's file, to which nothing is written any more.
+/// Gives up the room behind the end of the file of a store that nobody has open: what is just written there would be cut off.
 pub(super) fn give_back(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path.join("db"))?;
     file.set_len(file.metadata()?.len())
