@@ -228,7 +228,12 @@ impl Daemon {
 
     /// The log so far.
     pub(crate) fn lines(&self) -> Vec<Value> {
-        self.log.lines.lock().expect("no test panics while it holds the log").clone()
+        self.lines_from(0)
+    }
+
+    /// The same without its first lines.
+    pub(crate) fn lines_from(&self, first: usize) -> Vec<Value> {
+        self.log.lines.lock().expect("no test panics while it holds the log")[first..].to_vec()
     }
 
     async fn address(&self, part: &str) -> SocketAddr {
