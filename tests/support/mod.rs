@@ -34,7 +34,7 @@ pub(crate) mod saves;
 pub(crate) mod strace;
 pub(crate) mod watcher;
 
-pub(crate) use database::{Database, rows as database_rows};
+pub(crate) use database::{Database, Rows as DatabaseRows, rows as database_rows};
 pub(crate) use disk::Disk;
 pub(crate) use load::Load;
 pub(crate) use replica::{Backup, Replica, hosts};
