@@ -58,9 +58,14 @@ pub(super) async fn run_named<R: Future<Output = Counts> + Send + 'static>(
     assert!(failed.is_empty(), "{} of {runs} runs failed: {failed:#?}", failed.len());
 }
 
+/// How long is asked for, if it is time that counts.
+pub(super) fn time() -> Option<Duration> {
+    number("FOREBAY_FAULTS_MINUTES").map(|minutes| Duration::from_secs(60 * minutes))
+}
+
 fn end(short: u64) -> End {
-    match number("FOREBAY_FAULTS_MINUTES") {
-        Some(minutes) => End::At(Instant::now() + Duration::from_secs(60 * minutes)),
+    match time() {
+        Some(time) => End::At(Instant::now() + time),
         None => End::Runs(number("FOREBAY_FAULTS_RUNS").unwrap_or(short)),
     }
 }

@@ -66,6 +66,13 @@ pub(super) struct Stored {
 impl Stored {
     /// Reads it all.
     pub(super) async fn read(database: &Database) -> Self {
+        Self::read_after(database, 0).await
+    }
+
+    /// The same, but of failed saves only those above a sequence.
+    pub(super) async fn read_after(database: &Database, sequence: u64) -> Self {
+        let failed =
+            format!("select coalesce(body->>'line', collection || ' ' || key::text) from forebay.failed_save where sequence > {sequence}");
         let mut rows = BTreeMap::new();
         for table in TABLES {
             for mut row in texts(database, &format!("select id, version, checksum, filler from {table}")).await {
@@ -78,7 +85,7 @@ impl Stored {
         Self {
             rows,
             lines: first(texts(database, &format!("select line from {NOTES}")).await),
-            failed: first(texts(database, "select coalesce(body->>'line', collection || ' ' || key::text) from forebay.failed_save").await),
+            failed: first(texts(database, &failed).await),
             applied: texts(database, "select object, version from applied order by number")
                 .await
                 .into_iter()

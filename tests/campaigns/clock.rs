@@ -30,7 +30,7 @@ use super::{
     shim,
 };
 
-const DAY: i64 = 24 * 60 * 60;
+pub(super) const DAY: i64 = 24 * 60 * 60;
 const CLIENTS: usize = 4;
 /// What the repeated calls add to: one that is applied twice shows.
 const MARKS: &str = "create table marks (id text primary key, times int not null)";
@@ -43,24 +43,24 @@ async fn the_clock_may_be_set_by_a_day_while_saves_are_accepted() {
 }
 
 /// The clock that the daemon sees.
-struct Clock {
+pub(super) struct Clock {
     path: PathBuf,
     file: fs::File,
 }
 
 impl Clock {
-    fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: PathBuf) -> Self {
         let file = fs::File::create(&path).expect("a file");
         let clock = Self { path, file };
         clock.set_ahead(0);
         clock
     }
 
-    fn set_ahead(&self, seconds: i64) {
+    pub(super) fn set_ahead(&self, seconds: i64) {
         self.file.write_all_at(&seconds.to_ne_bytes(), 0).expect("written");
     }
 
-    fn start(&self, setup: &Setup) -> Daemon {
+    pub(super) fn start(&self, setup: &Setup) -> Daemon {
         let mut launcher = Command::new("env");
         launcher.arg(format!("LD_PRELOAD={}", LIBRARY.display())).arg(format!("CLOCK_FILE={}", self.path.display()));
         setup.spawn_by(launcher)

@@ -7,8 +7,13 @@
 //! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`syscalls`] (by way of
 //! [`injector`]), [`postgres`], [`full`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
 //! disks may leave; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether all this would notice.
+//! [`injector`]), [`postgres`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
+//! disks may leave; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`soak`] does it all to one journal for long, and looks
+//! for what grows; [`sabotage`] asks whether all this would notice.
 
 use std::{fs::File, io::Write, path::PathBuf};
+
+use serde_json::Value;
 
 use crate::support::{Database, Ended};
 
@@ -28,6 +33,7 @@ mod postgres;
 mod power;
 mod sabotage;
 mod shim;
+mod soak;
 mod syscalls;
 
 /// What the clients save to. Every version that is written is noted: a version twice, or falling, is a save applied twice or out of
@@ -69,10 +75,14 @@ impl Home {
 
     /// Adds what a daemon has logged.
     fn keep_log(&self, ended: &Ended) {
-        let lines: String = ended.log.iter().map(|line| format!("{line}\n")).collect();
+        self.keep_lines(&ended.log, &format!("ended with {:?}", ended.code));
+    }
+
+    /// The same of one that may not have ended; `last` says how it stands.
+    fn keep_lines(&self, lines: &[Value], last: &str) {
+        let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let file = File::options().create(true).append(true).open(self.0.join("daemon.log"));
-        file.and_then(|mut file| file.write_all(format!("{lines}ended with {:?}\n", ended.code).as_bytes()))
-            .expect("a log beside the journal");
+        file.and_then(|mut file| file.write_all(format!("{lines}{last}\n").as_bytes())).expect("a log beside the journal");
     }
 }
 

@@ -18,14 +18,14 @@ mod disks;
 mod load;
 mod locks;
 mod network;
-mod road;
-mod run;
+pub(super) mod road;
+pub(super) mod run;
 mod server;
 mod tables;
 
 /// What happens to Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     ImmediateStop,
     Restart,
     Crash,
@@ -54,7 +54,7 @@ enum Kind {
 }
 
 /// All of them, with what the record calls them.
-const KINDS: [(Kind, &str); 25] = [
+pub(super) const KINDS: [(Kind, &str); 25] = [
     (Kind::ImmediateStop, "immediate stops"),
     (Kind::Restart, "restarts"),
     (Kind::Crash, "crashes"),
@@ -110,7 +110,7 @@ fn hand(seed: u64) -> Vec<(Kind, &'static str)> {
 }
 
 /// Returns once the cause is gone.
-async fn strike(kind: Kind, run: &mut Run) {
+pub(super) async fn strike(kind: Kind, run: &mut Run) {
     match kind {
         Kind::ImmediateStop => server::stop_at_once(run).await,
         Kind::Restart => server::restart(run).await,

@@ -34,7 +34,7 @@ pub(crate) mod saves;
 pub(crate) mod strace;
 pub(crate) mod watcher;
 
-pub(crate) use database::{Database, rows as database_rows};
+pub(crate) use database::{Database, Rows as DatabaseRows, rows as database_rows};
 pub(crate) use disk::Disk;
 pub(crate) use load::Load;
 pub(crate) use replica::{Backup, Replica, hosts};
@@ -232,7 +232,12 @@ impl Daemon {
 
     /// The log so far.
     pub(crate) fn lines(&self) -> Vec<Value> {
-        self.log.lines.lock().expect("no test panics while it holds the log").clone()
+        self.lines_from(0)
+    }
+
+    /// The same without its first lines.
+    pub(crate) fn lines_from(&self, first: usize) -> Vec<Value> {
+        self.log.lines.lock().expect("no test panics while it holds the log")[first..].to_vec()
     }
 
     async fn address(&self, part: &str) -> SocketAddr {

@@ -22,37 +22,37 @@ use crate::{
 const PACE: Duration = Duration::from_millis(8);
 
 /// Clients at work.
-pub(super) struct Load {
-    ends: Arc<AtomicBool>,
-    tables_change: Arc<AtomicBool>,
-    /// Calls that were refused.
-    refused: Arc<AtomicU64>,
+pub(in crate::campaigns) struct Load {
+    orders: Arc<Orders>,
     clients: JoinSet<Client>,
+}
+
+/// What they are told, and what they tell.
+#[derive(Default)]
+struct Orders {
+    ends: AtomicBool,
+    in_haste: AtomicBool,
+    tables_change: AtomicBool,
+    /// Calls that were refused.
+    refused: AtomicU64,
 }
 
 impl Load {
     /// None yet.
     pub(super) fn new() -> Self {
-        Self { ends: Arc::default(), tables_change: Arc::default(), refused: Arc::default(), clients: JoinSet::new() }
+        Self { orders: Arc::default(), clients: JoinSet::new() }
     }
 
     pub(super) async fn start(&mut self, daemon: &Daemon, clients: Vec<Client>) {
-        self.ends.store(false, Ordering::Relaxed);
+        self.orders.ends.store(false, Ordering::Relaxed);
         for client in clients {
-            let saving = save_until(
-                client,
-                daemon.client().await,
-                Arc::clone(&self.ends),
-                Arc::clone(&self.tables_change),
-                Arc::clone(&self.refused),
-            );
-            self.clients.spawn(saving);
+            self.clients.spawn(save_until(client, daemon.client().await, Arc::clone(&self.orders)));
         }
     }
 
     /// Gives them back, once the call that each has open is answered.
-    pub(super) async fn stop(&mut self) -> Vec<Client> {
-        self.ends.store(true, Ordering::Relaxed);
+    pub(in crate::campaigns) async fn stop(&mut self) -> Vec<Client> {
+        self.orders.ends.store(true, Ordering::Relaxed);
         let mut clients = Vec::new();
         while let Some(ended) = tokio::time::timeout(HANG, self.clients.join_next()).await.expect("a call is answered") {
             clients.push(ended.expect("a client's calls are acknowledged"));
@@ -67,30 +67,33 @@ impl Load {
 
     /// Whether saves may be refused because a table isn't what they are made for.
     pub(super) fn set_tables_change(&self, change: bool) {
-        self.tables_change.store(change, Ordering::Relaxed);
+        self.orders.tables_change.store(change, Ordering::Relaxed);
+    }
+
+    /// Whether they call as fast as they are answered.
+    pub(in crate::campaigns) fn set_in_haste(&self, haste: bool) {
+        self.orders.in_haste.store(haste, Ordering::Relaxed);
     }
 
     /// How many calls were refused.
     pub(super) fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+        self.orders.refused.load(Ordering::Relaxed)
     }
 }
 
-async fn save_until(
-    mut client: Client,
-    mut daemon: SaveServiceClient<Channel>,
-    ends: Arc<AtomicBool>,
-    tables_change: Arc<AtomicBool>,
-    refused: Arc<AtomicU64>,
-) -> Client {
-    while !ends.load(Ordering::Relaxed) {
-        let may_be_refused = tables_change.load(Ordering::Relaxed);
+async fn save_until(mut client: Client, mut daemon: SaveServiceClient<Channel>, orders: Arc<Orders>) -> Client {
+    while !orders.ends.load(Ordering::Relaxed) {
+        let may_be_refused = orders.tables_change.load(Ordering::Relaxed);
         match client.call(&mut daemon).await {
             Ok(()) => {}
-            Err(status) if status.code() == Code::InvalidArgument && may_be_refused => drop(refused.fetch_add(1, Ordering::Relaxed)),
+            Err(status) if status.code() == Code::InvalidArgument && may_be_refused => {
+                orders.refused.fetch_add(1, Ordering::Relaxed);
+            }
             Err(status) => panic!("a save is not acknowledged: {status:?}"),
         }
-        tokio::time::sleep(PACE).await;
+        if !orders.in_haste.load(Ordering::Relaxed) {
+            tokio::time::sleep(PACE).await;
+        }
     }
     client
 }

@@ -23,7 +23,7 @@ const LOAD_BYTES: usize = 1 << 16;
 
 /// How what is carried fares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
+pub(in crate::campaigns) enum Condition {
     Clear,
     /// Pieces of up to so many bytes, each after up to so long.
     Slow {
@@ -35,7 +35,7 @@ pub(super) enum Condition {
 }
 
 /// An address of the daemon's `postgres.url`; gone when the test's runtime is.
-pub(super) struct Road {
+pub(in crate::campaigns) struct Road {
     port: u16,
     shared: Arc<Shared>,
 }
@@ -71,7 +71,7 @@ impl Road {
     }
 
     /// Of connections that are open too.
-    pub(super) fn set_condition(&self, condition: Condition) {
+    pub(in crate::campaigns) fn set_condition(&self, condition: Condition) {
         self.shared.condition.send_replace(condition);
     }
 

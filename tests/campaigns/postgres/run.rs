@@ -19,7 +19,7 @@ use crate::{
         client::{Client, Shape},
         client_log::{Change, ClientLog, History},
     },
-    support::{Daemon, Database, Setup, command, eventually, lanes},
+    support::{Daemon, Database, DatabaseRows, Setup, command, eventually, lanes},
 };
 
 use super::{load::Load, road::Road};
@@ -34,24 +34,27 @@ const READERS: u64 = 2;
 /// Rows written under load before and after a fault.
 const ROWS: u64 = 40;
 
-pub(super) struct Run {
-    pub(super) random: Rng,
+pub(in crate::campaigns) struct Run {
+    pub(in crate::campaigns) random: Rng,
     /// The primary.
-    pub(super) database: Database,
+    pub(in crate::campaigns) database: Database,
     /// What the daemon is told of: its Postgres is behind one of them, and behind the other a standby or nobody.
     roads: [Road; 2],
     /// The one that leads to the primary.
     home_road: usize,
-    pub(super) load: Load,
+    pub(in crate::campaigns) load: Load,
     clients: Vec<Client>,
     log: Arc<ClientLog>,
-    /// Told to end only by [`Run::complete`].
+    pub(in crate::campaigns) setup: Setup,
+    /// None until [`Run::starts`], and between [`Run::ends`] and the next one.
     daemon: Option<Daemon>,
     lanes: u64,
+    /// Failed saves up to here are forgotten.
+    forgotten: u64,
     /// SQLSTATEs with which rows may have failed, until they were retried.
     refusals: BTreeSet<&'static str>,
     counts: Counts,
-    home: Home,
+    pub(in crate::campaigns) home: Home,
 }
 
 /// A place in the daemon's log.
@@ -60,15 +63,21 @@ pub(super) struct Mark(usize);
 
 impl Run {
     pub(super) async fn new(seed: u64) -> Self {
-        let (home, mut random) = (Home::new("postgres", seed), Rng::with_seed(seed));
+        let mut run = Self::prepared("postgres", seed, |setup| setup).await;
+        run.starts(run.setup.spawn()).await;
+        run
+    }
+
+    /// Without a daemon. `change` is of its settings.
+    pub(in crate::campaigns) async fn prepared(campaign: &str, seed: u64, change: impl FnOnce(Setup) -> Setup) -> Self {
+        let (home, mut random) = (Home::new(campaign, seed), Rng::with_seed(seed));
         let settings = [("max_connections", CONNECTIONS_MAX.to_string()), ("deadlock_timeout", DEADLOCK_TIMEOUT.to_owned())];
         let database = Database::alone_with(SCHEMA, &settings).await;
         let roads = [Road::new(Some(database.port()), random.fork()).await, Road::new(None, random.fork()).await];
         let log = Arc::new(ClientLog::create(&home.0.join("client-log")));
-        let shape = Shape { batch_max: 12, filler: 20..400, poison_every: 1_000 };
-        let clients = (0..CLIENTS).map(|n| Client::new(n, shape.clone(), random.fork(), Arc::clone(&log))).collect();
+        let clients = clients(&mut random, &log);
         let lanes = if random.bool() { 1 } else { 3 };
-        let daemon = setup(&home, &roads, lanes).start().await;
+        let setup = change(setup(&home, &roads, lanes));
         Self {
             random,
             database,
@@ -77,27 +86,45 @@ impl Run {
             load: Load::new(),
             clients,
             log,
-            daemon: Some(daemon),
+            setup,
+            daemon: None,
             lanes,
+            forgotten: 0,
             refusals: BTreeSet::new(),
             counts: Counts::new(),
             home,
         }
     }
 
-    pub(super) fn daemon(&self) -> &Daemon {
-        self.daemon.as_ref().expect("it runs until the run is complete")
+    /// Waits until it serves.
+    pub(in crate::campaigns) async fn starts(&mut self, daemon: Daemon) {
+        daemon.serving().await;
+        self.daemon = Some(daemon);
+    }
+
+    /// Gives the daemon up to whoever ends it.
+    pub(in crate::campaigns) fn ends(&mut self) -> Daemon {
+        self.daemon.take().expect("it runs")
+    }
+
+    pub(in crate::campaigns) fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("it runs")
     }
 
     /// Under load.
-    pub(super) async fn begin(&mut self) {
+    pub(in crate::campaigns) async fn begin(&mut self) {
         let clients = std::mem::take(&mut self.clients);
-        self.load.start(self.daemon.as_ref().expect("it runs"), clients).await;
+        self.load_with(clients).await;
         self.flows().await;
     }
 
+    /// These clients save.
+    pub(in crate::campaigns) async fn load_with(&mut self, clients: Vec<Client>) {
+        self.load.start(self.daemon.as_ref().expect("it runs"), clients).await;
+    }
+
     /// The cause is gone: everything flows again, by itself, and ends where it belongs.
-    pub(super) async fn end(&mut self, kind: &'static str) {
+    pub(in crate::campaigns) async fn end(&mut self, kind: &'static str) {
         self.flows().await;
         self.clients = self.load.stop().await;
         self.flushed().await;
@@ -107,19 +134,40 @@ impl Run {
         *self.counts.entry(kind).or_default() += 1;
     }
 
-    pub(super) async fn complete(mut self) -> Counts {
-        let ended = self.daemon.take().expect("it runs").stop().await;
+    pub(in crate::campaigns) async fn complete(mut self) -> Counts {
+        let ended = self.ends().stop().await;
         self.home.keep_log(&ended);
         assert_eq!(ended.code, Some(0));
-        let history = self.log.history().await;
+        self.count_acknowledged().await;
         let mut counts = std::mem::take(&mut self.counts);
-        counts.insert("saves acknowledged", history.acknowledged());
         counts.insert("calls refused for a changed table", self.load.refused());
         counts
     }
 
+    async fn count_acknowledged(&mut self) {
+        *self.counts.entry("saves acknowledged").or_default() += self.log.history().await.acknowledged();
+    }
+
+    /// Of what was judged nothing is left that the next judgement would have to read: neither rows nor failed saves, nor what was
+    /// sent. So a run may go on for as long as it likes. Gives how many failed saves were open.
+    pub(in crate::campaigns) async fn forget(&mut self) -> u64 {
+        self.count_acknowledged().await;
+        let open = self.database.number("select count(*) from forebay.failed_save where closed_at is null").await;
+        if open > 0 {
+            command::cli(self.daemon(), &["failed", "discard", "--all", "--reason", "judged"], 0).await;
+        }
+        self.forgotten = self.database.number("select coalesce(max(sequence), 0) from forebay.failed_save").await.max(self.forgotten);
+        self.refusals.clear();
+        self.database.execute("truncate things, stuff, goods, notes, applied restart identity").await;
+        let path = self.home.0.join("client-log");
+        std::fs::remove_file(&path).expect("the last log");
+        self.log = Arc::new(ClientLog::create(&path));
+        self.clients = clients(&mut self.random, &self.log);
+        open
+    }
+
     /// Waits until more rows are written.
-    pub(super) async fn flows(&self) {
+    pub(in crate::campaigns) async fn flows(&self) {
         const NEWEST: &str = "select coalesce(max(number), 0) from applied";
         let session = self.database.client().await;
         let newest = async || session.query_one(NEWEST, &[]).await.expect("Postgres answers").get::<_, i64>(0).unsigned_abs();
@@ -139,7 +187,7 @@ impl Run {
 
     /// Whether the log has told this since.
     pub(super) fn has_told(&self, Mark(mark): Mark, text: &str) -> bool {
-        self.daemon().lines().iter().skip(mark).any(|line| line.to_string().contains(text))
+        self.daemon().lines_from(mark).iter().any(|line| line.to_string().contains(text))
     }
 
     /// Waits until it has.
@@ -184,7 +232,7 @@ impl Run {
     }
 
     /// The road to the primary.
-    pub(super) fn road(&self) -> &Road {
+    pub(in crate::campaigns) fn road(&self) -> &Road {
         &self.roads[self.home_road]
     }
 
@@ -205,7 +253,7 @@ impl Run {
     }
 
     /// Another moment of the load: drawn, nothing is waited for.
-    pub(super) async fn pass_time(&mut self, millis: std::ops::Range<u64>) {
+    pub(in crate::campaigns) async fn pass_time(&mut self, millis: std::ops::Range<u64>) {
         tokio::time::sleep(Duration::from_millis(self.random.u64(millis))).await;
     }
 
@@ -223,13 +271,15 @@ impl Run {
         .await;
     }
 
-    /// As the operator does with failed saves whose cause is repaired. (Poisoned lines stay.)
+    /// As the operator does with failed saves whose cause is repaired. (Poisoned lines stay.) Of two of one object the first may be
+    /// left out, as the second came after it: the retry of that one closes both.
     async fn retry(&self) {
         for sqlstate in &self.refusals {
             let open = format!("select count(*) from forebay.failed_save where closed_at is null and sqlstate = '{sqlstate}'");
             if self.database.number(&open).await > 0 {
-                command::cli(self.daemon(), &["failed", "retry", "--sqlstate", sqlstate], 0).await;
+                let retried = command::run(self.daemon(), &["failed", "retry", "--sqlstate", sqlstate]).await;
                 self.flushed().await;
+                assert_eq!(self.database.number(&open).await, 0, "left open: {retried:?}");
             }
         }
     }
@@ -244,22 +294,32 @@ impl Run {
     }
 
     async fn judge(&self) {
-        let (history, mut stored) = (self.log.history().await, Stored::read(&self.database).await);
-        let retried = self.judge_refusals(&history, &stored).await;
+        // Before everything else: a closed one may be forgotten at any time.
+        let refused = self.refused().await;
+        let (history, mut stored) = (self.log.history().await, Stored::read_after(&self.database, self.forgotten).await);
+        let retried = self.judge_refusals(&history, &stored, refused);
         stored.failed.retain(|line| !retried.contains(line));
         let violations = checker::judge(&history, &stored);
         let shown: String = violations.iter().map(|violation| format!("    {violation}\n")).collect();
         assert!(violations.is_empty(), "{} violations:\n{shown}", violations.len());
     }
 
+    /// Failed saves of rows: SQLSTATE, state, object, version, checksum, and how [`Stored::failed`] names them.
+    async fn refused(&self) -> DatabaseRows {
+        let sql = format!(
+            "select sqlstate, coalesce(closed_reason, 'open'), collection || '/' || key[1], coalesce(body->>'version', 'none'), \
+             body->>'checksum', collection || ' ' || key::text from forebay.failed_save where kind <> 'append' and sequence > {}",
+            self.forgotten
+        );
+        self.database.rows(&sql).await
+    }
+
     /// Rows that Postgres refused had a cause of ours, are of saves that were sent, and ended otherwise: retried, or overtaken and
-    /// never written. Gives their objects as [`Stored::failed`] names them.
-    async fn judge_refusals(&self, history: &History, stored: &Stored) -> HashSet<String> {
-        let sql = "select sqlstate, coalesce(closed_reason, 'open'), collection || '/' || key[1], coalesce(body->>'version', 'none'), \
-             body->>'checksum', collection || ' ' || key::text from forebay.failed_save where kind <> 'append'";
+    /// never written. Gives their names.
+    fn judge_refusals(&self, history: &History, stored: &Stored, refused: DatabaseRows) -> HashSet<String> {
         let (sent, mut named) = (sets(history), HashSet::new());
         let applied: HashSet<_> = stored.applied.iter().map(|(object, version)| (object.clone(), version.to_string())).collect();
-        for row in self.database.rows(sql).await {
+        for row in refused {
             let what = format!("{row:?}");
             let [Some(sqlstate), Some(state), Some(object), Some(version), checksum, Some(name)] = &row[..] else {
                 panic!("half a failed save: {what}");
@@ -273,6 +333,12 @@ impl Run {
         }
         named
     }
+}
+
+/// New ones, and so are their objects.
+fn clients(random: &mut Rng, log: &Arc<ClientLog>) -> Vec<Client> {
+    let shape = Shape { batch_max: 12, filler: 20..400, poison_every: 1_000 };
+    (0..CLIENTS).map(|n| Client::new(n, shape.clone(), random.fork(), Arc::clone(log))).collect()
 }
 
 /// Backends of the daemon.
@@ -314,10 +380,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         self.load.abandon();
         if let Some(daemon) = self.daemon.take().filter(|_| std::thread::panicking()) {
-            let lines: String = daemon.lines().iter().map(|line| format!("{line}\n")).collect();
-            if let Err(error) = std::fs::write(self.home.0.join("daemon.log"), lines) {
-                println!("the daemon's log can't be kept: {error}");
-            }
+            self.home.keep_lines(&daemon.lines(), "was running");
         }
     }
 }
