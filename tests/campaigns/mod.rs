@@ -5,7 +5,7 @@
 //! short while. Runs come from consecutive seeds, the first of which is printed.
 //!
 //! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`syscalls`] (by way of
-//! [`injector`]), [`postgres`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
+//! [`injector`]), [`postgres`], [`overload`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
 //! disks may leave; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether all this would notice.
 
 use std::{fs::File, io::Write, path::PathBuf};
@@ -23,6 +23,7 @@ mod corruption;
 mod injector;
 mod kill;
 mod lying;
+mod overload;
 mod postgres;
 mod power;
 mod sabotage;
