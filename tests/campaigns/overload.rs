@@ -23,7 +23,7 @@ mod run;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// The limits of every run, where a kind has none of its own.
+/// The limits of every run, beside which a kind may have its own. Those below are the same as numbers.
 const LIMITS: [(&str, &str); 5] = [
     ("grpc.connections_max", "64"),
     ("grpc.streams_per_connection_max", "64"),
@@ -31,7 +31,9 @@ const LIMITS: [(&str, &str); 5] = [
     ("grpc.body_bytes_max", "128 KiB"),
     ("grpc.batch_saves_max", "200"),
 ];
-/// `grpc.message_bytes_max` above. Twice as much is read before a message is refused.
+const CONNECTIONS_MAX: usize = 64;
+const CALLS_PER_CONNECTION_MAX: usize = 64;
+/// Twice as much is read before a message is refused.
 const MESSAGE_BYTES_MAX: u64 = 256 * KIB;
 /// What HTTP/2 lets a client send ahead on one connection: the most that it makes the daemon hold before anybody reads it.
 const CONNECTION_WINDOW_BYTES: u64 = 8 * MIB;
@@ -93,7 +95,7 @@ impl Kind {
         match self {
             // The backlog of so many rows, and calls of as many.
             Self::TenTimesCapacity => 16 * MIB,
-            Self::IdleConnections | Self::NoFileDescriptors => 64 * 64 * KIB,
+            Self::IdleConnections | Self::NoFileDescriptors => CONNECTIONS_MAX as u64 * connections::IDLE_BYTES_MAX,
             Self::SlowReadersAndWriters => connections::SLOW_BYTES_MAX,
             Self::RapidResets | Self::ProvokedResets | Self::EmptyData | Self::Continuations | Self::HugeHeaders | Self::ControlFrames => {
                 ATTACKERS as u64 * CONNECTION_WINDOW_BYTES

@@ -37,7 +37,7 @@ const SAVES: u64 = 100;
 const TICKS: u64 = 100;
 
 pub(super) const OFFERED: &str = "saves offered";
-const ACCEPTED: &str = "of them accepted";
+const ACCEPTED: &str = "saves offered and accepted";
 
 /// What was offered and accepted.
 #[derive(Debug, Default)]

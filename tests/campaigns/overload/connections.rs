@@ -9,7 +9,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Mutex};
 use crate::support::{eventually, try_client};
 
 use super::{
-    KIB, MESSAGE_BYTES_MAX,
+    CALLS_PER_CONNECTION_MAX, CONNECTIONS_MAX, KIB, MESSAGE_BYTES_MAX,
     frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, head},
     run::{HONEST_CONNECTIONS, Run},
 };
@@ -22,9 +22,8 @@ pub(super) const IDLE_LIMITS: [(&str, &str); 4] = [
     ("grpc.keepalive_timeout", "3 s"),
 ];
 
-/// Of [`super::LIMITS`].
-const CONNECTIONS_MAX: usize = 64;
-const CALLS_PER_CONNECTION: usize = 64;
+/// What a connection takes that has no calls.
+pub(super) const IDLE_BYTES_MAX: u64 = 64 * KIB;
 
 /// Connections beyond the cap, that are silent from the start, in the midst of the preface, or after it: all of them go in the end,
 /// while their clients hold on to them. Those that answer pings stay.
@@ -66,7 +65,7 @@ const WRITTEN_BYTES: usize = 16 << 10;
 /// Between the bytes that follow.
 const BYTE_EVERY: Duration = Duration::from_millis(50);
 /// What they take: what was written, and of what nobody reads a page each.
-pub(super) const SLOW_BYTES_MAX: u64 = (SLOW_CONNECTIONS * CALLS_PER_CONNECTION) as u64 * (WRITTEN_BYTES as u64 + 16 * KIB);
+pub(super) const SLOW_BYTES_MAX: u64 = (SLOW_CONNECTIONS * CALLS_PER_CONNECTION_MAX) as u64 * (WRITTEN_BYTES as u64 + 16 * KIB);
 
 /// Calls whose messages come a byte at a time, and calls whose answers are never read; then all are gone without a word.
 pub(super) async fn read_and_write_slowly(run: &mut Run) -> u64 {
@@ -96,7 +95,7 @@ pub(super) async fn read_and_write_slowly(run: &mut Run) -> u64 {
 async fn begin_to_write(run: &mut Run, calls: &mut u64) -> (Frames, Vec<u32>) {
     let mut frames = Frames::connect_with_room(run.address()).await;
     let mut streams = Vec::new();
-    for _ in 0..CALLS_PER_CONNECTION {
+    for _ in 0..CALLS_PER_CONNECTION_MAX {
         let stream = frames.call(["Save", "SaveBatch", "SaveStream"][run.random.usize(..3)]);
         let length = u32::try_from(MESSAGE_BYTES_MAX).expect("a length").to_be_bytes();
         frames.frame(DATA, 0, stream, &[&[0][..], &length, &[0; WRITTEN_BYTES - 64]].concat());
@@ -112,7 +111,7 @@ async fn begin_to_read(run: &mut Run, calls: &mut u64) -> Frames {
     let load = forebay::proto::LoadRequest { collection: "things".to_owned(), ..Default::default() }.encode_to_vec();
     let watch = forebay::proto::WatchOutcomesRequest::default().encode_to_vec();
     let mut frames = Frames::connect_unread(run.address()).await;
-    for _ in 0..CALLS_PER_CONNECTION {
+    for _ in 0..CALLS_PER_CONNECTION_MAX {
         let (method, message) = if run.random.bool() { ("Load", &load) } else { ("WatchOutcomes", &watch) };
         let stream = frames.next_stream();
         frames.frame(HEADERS, END_HEADERS, stream, &head(method));

@@ -96,7 +96,7 @@ fn varint(mut value: usize) -> Vec<u8> {
     }
 }
 
-/// As many zeros as fit into 64 KiB: as gzip and zstd have them, and without a word about it. No compression is taken.
+/// As many zeros as fit into 64 KiB, as gzip and zstd have them: no compression is taken. And the first without a word about what it is.
 pub(super) fn bombs() -> Vec<Message> {
     vec![
         Message::compressed(Some("gzip"), &GZIP, Code::Unimplemented),
