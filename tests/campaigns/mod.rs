@@ -6,6 +6,7 @@
 //!
 //! In the order of a run: [`client`] saves, and [`client_log`] has it on disk before it is sent; [`kill`], [`syscalls`] (by way of
 //! [`injector`]), [`postgres`], [`full`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
+//! [`injector`]), [`postgres`], [`overload`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
 //! disks may leave; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`sabotage`] asks whether all this would notice.
 //! [`injector`]), [`postgres`] or [`clock`] does the harm, and [`power`], [`lying`] and [`corruption`] make journals that
 //! disks may leave; [`checker`] judges; [`campaign`] counts, goes on, and tells. [`soak`] does it all to one journal for long, and looks
@@ -29,6 +30,7 @@ mod full;
 mod injector;
 mod kill;
 mod lying;
+mod overload;
 mod postgres;
 mod power;
 mod sabotage;

@@ -1,0 +1,172 @@
+//! Messages that are small as they come and large or deep as they are read.
+
+use std::{
+    net::SocketAddr,
+    process::{Command, Stdio},
+    sync::LazyLock,
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::{net::TcpStream, time::timeout};
+use tonic::{
+    Code,
+    codegen::http::{HeaderMap, Request},
+};
+
+use crate::support::{
+    HANG,
+    saves::{batch, request, set_text},
+};
+
+use super::{ATTACKERS, MESSAGE_BYTES_MAX, MIB};
+
+/// What one message may be once it is read: two bytes are a save, which takes at most 112, and a list that grows takes twice that
+/// while it does.
+pub(super) const DECODED_BYTES_MAX: u64 = 2 * MESSAGE_BYTES_MAX / 2 * 112 * 3;
+
+/// A message that is to be refused.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    /// The method of SaveService that it is for.
+    method: &'static str,
+    encoding: Option<&'static str>,
+    /// As it is sent, with its prefix.
+    bytes: Bytes,
+    /// How.
+    code: Code,
+}
+
+impl Message {
+    fn plain(method: &'static str, bytes: &[u8], code: Code) -> Self {
+        Self { method, encoding: None, bytes: prefixed(false, bytes), code }
+    }
+
+    fn compressed(encoding: Option<&'static str>, bytes: &[u8], code: Code) -> Self {
+        Self { method: "Save", encoding, bytes: prefixed(true, bytes), code }
+    }
+}
+
+fn prefixed(compressed: bool, bytes: &[u8]) -> Bytes {
+    let length = u32::try_from(bytes.len()).expect("a message").to_be_bytes();
+    [&[u8::from(compressed)][..], &length, bytes].concat().into()
+}
+
+/// As protobuf has them, and as JSON in them.
+pub(super) fn deep_and_wide() -> Vec<Message> {
+    use prost::Message as _;
+    /// The most that is read: our own limit refuses what is above half of it, once it is read.
+    const BYTES: usize = 2 * MESSAGE_BYTES_MAX as usize;
+    const BODY_BYTES: usize = 100 << 10;
+    /// A group that nobody knows begins; it never ends.
+    const BEGIN_GROUP: u8 = 15 << 3 | 3;
+    let empty_saves = [1 << 3 | 2, 0].repeat(BYTES / 2);
+    let keys = [2 << 3 | 2, 0].repeat(BYTES / 4);
+    let keyed = [&[1 << 3 | 2][..], &varint(keys.len()), &keys].concat();
+    let save = |json: &str| request(set_text("things", &["1"], json)).encode_to_vec();
+    let members: String = (0..BODY_BYTES / 10).map(|n| format!(r#""m{n}":1,"#)).collect();
+    let deep = format!(r#"{{"filler":{}"#, "[".repeat(BODY_BYTES));
+    let unknown = batch((0..200).map(|n| set_text(&format!("nobody{n}"), &["1"], "{}")).collect()).encode_to_vec();
+    let endless =
+        Message { method: "Save", encoding: None, bytes: Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 0]), code: Code::OutOfRange };
+    vec![
+        Message::plain("Save", &vec![BEGIN_GROUP; BYTES], Code::Internal),
+        Message::plain("SaveBatch", &vec![BEGIN_GROUP; BYTES], Code::Internal),
+        Message::plain("SaveBatch", &empty_saves, Code::InvalidArgument),
+        Message::plain("Save", &keyed, Code::InvalidArgument),
+        Message::plain("Save", &save(&deep), Code::InvalidArgument),
+        Message::plain("Save", &save(&format!("{{{members}\"m\":1}}")), Code::InvalidArgument),
+        Message::plain("SaveBatch", &unknown, Code::InvalidArgument),
+        Message::plain("Save", &vec![0; BYTES + 1], Code::OutOfRange),
+        endless,
+    ]
+}
+
+/// A number as protobuf has it.
+fn varint(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(value & 0x7f).expect("seven bits");
+        value >>= 7;
+        if value == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+/// As many zeros as fit into 64 KiB, as gzip and zstd have them: no compression is taken. And the first without a word about what it is.
+pub(super) fn bombs() -> Vec<Message> {
+    vec![
+        Message::compressed(Some("gzip"), &GZIP, Code::Unimplemented),
+        Message::compressed(Some("zstd"), &zstd(), Code::Unimplemented),
+        Message::compressed(None, &GZIP, Code::Internal),
+    ]
+}
+
+/// Some 60 MiB of zeros.
+static GZIP: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let zeros = format!("head -c {} /dev/zero | gzip -9", 60 * MIB);
+    let gzip = Command::new("sh").args(["-c", &zeros]).stderr(Stdio::inherit()).output().expect("there is a shell");
+    assert!(gzip.status.success() && gzip.stdout.len() < 1 << 16, "{}, {} bytes", gzip.status, gzip.stdout.len());
+    gzip.stdout
+});
+
+/// Two gigabytes of zeros: a frame of blocks that are one byte each, repeated.
+fn zstd() -> Vec<u8> {
+    const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    /// No size, no checksum; then a window of 128 KiB, which is how long a block may be.
+    const HEADER: [u8; 2] = [0, 7 << 3];
+    const REPEATED: u32 = 1 << 1;
+    const BLOCK_BYTES: u32 = 128 << 10;
+    const BLOCKS: usize = 16 << 10;
+    let block = (BLOCK_BYTES << 3 | REPEATED).to_le_bytes();
+    let last = [1 | 0x02, 0, 0, 0];
+    [&MAGIC[..], &HEADER, &[block[0], block[1], block[2], 0].repeat(BLOCKS - 1), &last].concat()
+}
+
+/// All of them from several connections at once, each refused as it should; how many there were.
+pub(super) async fn send(address: SocketAddr, messages: Vec<Message>) -> u64 {
+    let sent = (0..ATTACKERS).map(|_| async {
+        for message in &messages {
+            let code = timeout(HANG, answer(address, message)).await.expect("it is answered");
+            assert_eq!(code, message.code, "{} bytes to {}, {:?}", message.bytes.len(), message.method, message.encoding);
+        }
+    });
+    join_all(sent).await;
+    (ATTACKERS * messages.len()) as u64
+}
+
+async fn answer(address: SocketAddr, message: &Message) -> Code {
+    let stream = TcpStream::connect(address).await.expect("the daemon listens");
+    let (client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let uri = format!("http://test/forebay.v1.SaveService/{}", message.method);
+    let mut call = Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
+    if let Some(encoding) = message.encoding {
+        call = call.header("grpc-encoding", encoding);
+    }
+    let mut client = client.ready().await.expect("there is room for a call");
+    let (answer, mut body) = client.send_request(call.body(()).expect("a request"), false).expect("it is sent");
+    // Refused before it is all there, it is not taken to the end.
+    let _ = body.send_data(message.bytes.clone(), true);
+    let answer = answer.await.expect("the call is answered");
+    let code = match code(answer.headers()) {
+        Some(code) => code,
+        None => trailing_code(answer.into_body()).await,
+    };
+    connection.abort();
+    code
+}
+
+async fn trailing_code(mut body: h2::RecvStream) -> Code {
+    while let Some(data) = body.data().await {
+        data.expect("the call is answered");
+    }
+    body.trailers().await.expect("the call is answered").as_ref().and_then(code).expect("a status")
+}
+
+fn code(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+}
