@@ -41,18 +41,21 @@ impl Measure {
 /// Memory and segments grow until as much is retained as may be. From there on a sample's memory is up to 60 MiB above the least,
 /// by what the last transactions were made of and what the allocator has not given back yet, and medians differ by a few: 16 MiB is
 /// a body kept of each save, or 150 KiB of each fault, in a life of 200 faults. A segment that is opened ahead, or not closed yet,
-/// takes a few descriptors; a call to the ledger may find no idle thread. The ledger's file grows by 8 MiB at once: that once.
+/// takes a few descriptors, and the room of a segment; a call to the ledger may find no idle thread. The ledger's file grows by 8 MiB
+/// at once: that once.
 const MEASURES: [Measure; 5] = [
     Measure { what: "KiB of memory", of_a_life: true, warm_up: 30, slack: 16 << 10 },
     Measure { what: "threads", of_a_life: true, warm_up: 0, slack: 8 },
     Measure { what: "descriptors", of_a_life: true, warm_up: 0, slack: 8 },
-    Measure { what: "KiB of segments", of_a_life: false, warm_up: 30, slack: 4 << 10 },
+    Measure { what: "KiB of segments", of_a_life: false, warm_up: 30, slack: 16 << 10 },
     Measure { what: "KiB of the ledger", of_a_life: false, warm_up: 0, slack: 8 << 10 },
 ];
 
 /// Limits on what is kept when there is nothing to do; of all others everything is given back by then.
 const KEEPING: [&str; 5] =
     ["journal.bytes_max", "journal.retention_bytes_max", "postgres.readers", "failed.saves_max", "request_ids.count_max"];
+/// By so much the files of the store grow.
+const STORE_UNIT: u64 = 8 << 20;
 /// The one over which we look.
 const CONNECTIONS: (&str, u64) = ("grpc.connections_max", 1);
 
@@ -126,8 +129,9 @@ impl Samples {
             name => limit.used > if name == CONNECTIONS.0 { CONNECTIONS.1 } else { 0 },
         });
         let mut unrest: Vec<_> = used.map(|limit| format!("{} of {}", limit.used, limit.name)).collect();
-        // As much as may be retained, with what the store adds to it; the segment that is written, and the next.
-        let disk_max = self.kept.retention_bytes * 3 / 2 + 2 * self.kept.segment_bytes;
+        // As much as may be retained, with what the store adds to it; the room taken for the segment that is written, and the next.
+        let room = (2 * self.kept.segment_bytes).next_multiple_of(STORE_UNIT) + STORE_UNIT;
+        let disk_max = self.kept.retention_bytes * 3 / 2 + 2 * room;
         let disk = disk_bytes(&run.home.journal().join("segments"));
         unrest.extend((disk > disk_max).then(|| format!("{disk} bytes of segments, of at most {disk_max}")));
         unrest
