@@ -84,9 +84,9 @@ impl Kind {
     /// Warnings and errors that it provokes.
     const fn logged(self) -> &'static [&'static str] {
         match self {
-            Self::IdleConnections => &["connections are refused"],
             Self::NoFileDescriptors => &["can't accept connections", "http connection could not be accepted"],
-            _ => &[],
+            // Who is cut off comes back before its connection is gone.
+            _ => &["connections are refused"],
         }
     }
 
