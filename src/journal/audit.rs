@@ -210,8 +210,13 @@ pub(super) fn judge(found: &[Found], mark: Option<Mark>) -> Result<Plan, Box<Rep
         held.live.reverse();
         return Err(Box::new(Report { findings, ..describe(&held.live) }));
     }
-    let segment = found.iter().map(Found::segment).max().unwrap_or(0) + 1;
-    let first_chunk = found.iter().map(Found::highest_chunk).max().unwrap_or(0).max(evidence) + 1;
+    let last_segment = found.iter().map(Found::segment).max().unwrap_or(0);
+    let last_chunk = found.iter().map(Found::highest_chunk).max().unwrap_or(0).max(evidence);
+    let (Some(segment), Some(first_chunk)) = (last_segment.checked_add(1), last_chunk.checked_add(1)) else {
+        held.live.reverse();
+        let findings = vec![format!("nothing can follow segment {last_segment} and chunk {last_chunk}: nobody has written so many")];
+        return Err(Box::new(Report { findings, ..describe(&held.live) }));
+    };
     let run = found.iter().map(Found::run).chain(mark.map(|mark| mark.run)).max().unwrap_or(0);
     let removed =
         mark.map_or_else(|| held.live.last().map_or(Sequence::ZERO, |oldest| Sequence::from_u64(oldest.last_before)), |mark| mark.removed);
