@@ -24,7 +24,8 @@ fn setup(journal: &Path, database: &Database) -> Setup {
 
 /// The daemon under strace, with faults injected into the system calls on one file of its journal.
 fn spawn(setup: &Setup, trace: &Path, file: &str, fault: &str) -> Daemon {
-    let path = setup.journal.join(file);
+    // Without the dot of the directory itself: before it is there, strace knows it by name alone.
+    let path: std::path::PathBuf = setup.journal.join(file).components().collect();
     strace::spawn(setup, trace, &["-P", path.to_str().expect("a path of ours"), "-e", &format!("inject={fault}")])
 }
 
@@ -93,6 +94,27 @@ async fn any_call_on_the_disk_that_fails_under_load_stops_the_daemon() {
         assert!(failures.iter().any(outcome_unknown), "{failures:?}");
         has_failed(daemon).await;
         is_recovered(&setup, &database, &load).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_can_not_be_synced_as_a_segment_goes_stops_the_daemon() {
+    // A start syncs the journal's directory, too: the first call behind all those is of a segment that is drained.
+    for nth in 1.. {
+        let (database, home, load) = (Database::with(load::SCHEMA).await, directory(), Load::new(8, 4_000));
+        let setup = setup(&home.path().join("journal"), &database)
+            .set("journal.segment_bytes", "1 MiB")
+            .set("journal.retention", "100 ms")
+            .expect_in_log("error: serve");
+        let daemon = spawn(&setup, &home.path().join("trace"), ".", &format!("fsync:error=EIO:when={nth}+"));
+        if !daemon.serves().await {
+            daemon.ended().await;
+            continue;
+        }
+        let failures = load.start(&daemon).await.join_all().await;
+        assert!(failures.iter().any(outcome_unknown), "{failures:?}");
+        has_failed(daemon).await;
+        return is_recovered(&setup, &database, &load).await;
     }
 }
 
