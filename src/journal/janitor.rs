@@ -66,8 +66,9 @@ pub(super) struct Janitor {
     pub segment_bytes: u64,
     /// The segment after the current one could not be opened ahead: there was no room for it.
     pub unprepared: bool,
-    /// The segment and the bytes of the ledger for which the disk's room is taken.
-    pub reserved: (u64, u64),
+    /// The segment for which the disk's room is taken, and for how many bytes of the ledger it is.
+    pub reserved_segment: u64,
+    pub reserved_ledger: u64,
     /// Saves up to here may be gone.
     pub removed: Sequence,
     /// Closed segments open for readers, the latest used last. Read as they are: sled would repair what it can't read, and its repair
@@ -139,12 +140,12 @@ impl Janitor {
     /// Takes room for what is written although saves are refused: what is on its way to the current segment, and the ledger.
     fn reserve(&mut self) -> Result<(), StoreError> {
         let (current, ledger) = (self.shared.table().current().segment, self.directory.ledger());
-        if self.reserved.0 != current && store::reserve(&self.directory.segment(current), self.segment_room())? {
-            self.reserved.0 = current;
+        if self.reserved_segment != current && store::reserve(&self.directory.segment(current), self.segment_room())? {
+            self.reserved_segment = current;
         }
         let wanted = fs::metadata(ledger.join("db"))?.len() + LEDGER_AHEAD;
-        if self.reserved.1 + LEDGER_AHEAD / 2 < wanted && store::reserve(&ledger, wanted)? {
-            self.reserved.1 = wanted;
+        if self.reserved_ledger + LEDGER_AHEAD / 2 < wanted && store::reserve(&ledger, wanted)? {
+            self.reserved_ledger = wanted;
         }
         Ok(())
     }

@@ -254,13 +254,13 @@ impl Owner {
         if bytes < self.segment_bytes {
             return Ok(());
         }
-        if bytes < self.segment_bytes.saturating_mul(2) && self.shared.space.measure(&self.directory).map_err(StoreError::from)? < OWN_BYTES
-        {
+        let may_grow = bytes < self.segment_bytes.saturating_mul(2);
+        if may_grow && self.shared.space.measure(&self.directory).map_err(StoreError::from)? < OWN_BYTES {
             return Ok(());
         }
         let prepared = match self.prepared.try_recv() {
             Ok(prepared) => prepared,
-            Err(mpsc::TryRecvError::Empty) if bytes < self.segment_bytes.saturating_mul(2) => return Ok(()),
+            Err(mpsc::TryRecvError::Empty) if may_grow => return Ok(()),
             Err(_) => self.await_prepared()?,
         };
         self.rotate(prepared)

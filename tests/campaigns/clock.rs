@@ -94,8 +94,6 @@ impl Run {
             .set("endpoints.told.allow_loopback", "true")
             .expect_in_log("a callback was not delivered")
             .expect_in_log("postgres would not take")
-            .expect_in_log("postgres doesn't answer")
-            .expect_in_log("a journal sync was slow")
             .expect_in_log("torn");
         let clients = (0..CLIENTS).map(|n| Client::new(n, shape.clone(), random.fork(), Arc::clone(&log))).collect();
         Self { clock: Clock::new(home.0.join("clock")), random, clients, database, receiver, setup, log, marks: 0, home }

@@ -72,7 +72,6 @@ impl Run {
             .set("journal.free_bytes_min", &format!("{FREE_MIN_MIB} MiB"))
             .expect_in_log("postgres would not take")
             .expect_in_log("saves are refused")
-            .expect_in_log("postgres doesn't answer")
             .expect_in_log("torn");
         let clients = (0..CLIENTS).map(|n| Client::new(n, shape.clone(), random.fork(), Arc::clone(&log))).collect();
         Self { random, disk, database, setup, clients, told: Arc::default(), log, kills: 0, home }

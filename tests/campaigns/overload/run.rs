@@ -227,10 +227,7 @@ impl Run {
 }
 
 fn setup(kind: Kind, home: &Home, database: &Database) -> Setup {
-    let setup = Setup::new(&home.journal(), &database.url())
-        .set("collections.notes.mode", "append")
-        .set("lanes.default.window", "5 ms")
-        .expect_in_log("a journal sync was slow");
+    let setup = Setup::new(&home.journal(), &database.url()).set("collections.notes.mode", "append").set("lanes.default.window", "5 ms");
     let setup = LIMITS.iter().chain(kind.limits()).fold(setup, |setup, (key, value)| setup.set(key, value));
     kind.logged().iter().fold(setup, |setup, message| setup.expect_in_log(message))
 }

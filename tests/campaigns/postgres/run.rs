@@ -366,7 +366,6 @@ fn setup(home: &Home, roads: &[Road; 2], lanes: u64) -> Setup {
         .set("postgres.statement_timeout", "2 s")
         .set("postgres.answer_grace", "1 s")
         .set("postgres.lock_timeout", "500 ms")
-        .expect_in_log("a journal sync was slow")
         .expect_in_log("postgres")
         .expect_in_log("halted: nothing is written until this is repaired");
     match lanes {
