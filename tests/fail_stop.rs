@@ -99,7 +99,8 @@ async fn any_call_on_the_disk_that_fails_under_load_stops_the_daemon() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_can_not_be_synced_as_a_segment_goes_stops_the_daemon() {
-    // A start syncs the journal's directory, too: the first call behind all those is of a segment that is drained.
+    // A start syncs the journal's directory, too, the last time as it begins to serve: the first call behind all those is of a
+    // segment that is drained.
     for nth in 1.. {
         let (database, home, load) = (Database::with(load::SCHEMA).await, directory(), Load::new(8, 4_000));
         let setup = setup(&home.path().join("journal"), &database)
@@ -111,10 +112,11 @@ async fn a_directory_that_can_not_be_synced_as_a_segment_goes_stops_the_daemon()
             daemon.ended().await;
             continue;
         }
-        let failures = load.start(&daemon).await.join_all().await;
-        assert!(failures.iter().any(outcome_unknown), "{failures:?}");
+        load.start(&daemon).await.join_all().await;
         has_failed(daemon).await;
-        return is_recovered(&setup, &database, &load).await;
+        if load.acknowledged() > 0 {
+            return is_recovered(&setup, &database, &load).await;
+        }
     }
 }
 
