@@ -40,8 +40,8 @@ pub(super) enum Job {
     Read(Wanted, oneshot::Sender<Fetched>),
     /// Look around now; tell when done.
     Look(Option<mpsc::Sender<()>>),
-    /// The owner has ended in order: close what is open.
-    Finish(SegmentWriter, Option<Prepared>),
+    /// The owner has ended in order: close what is open, and what was opened ahead and not taken.
+    Finish(SegmentWriter, mpsc::Receiver<Prepared>),
     /// The owner has failed: touch nothing more.
     End,
 }
@@ -264,10 +264,10 @@ impl Janitor {
         Ok(self.open.last().filter(|(open, _, _)| *open == segment).map(|(_, witness, _)| witness))
     }
 
-    fn finish(&mut self, segment: SegmentWriter, prepared: Option<Prepared>) -> Result<(), StoreError> {
+    fn finish(&mut self, segment: SegmentWriter, prepared: mpsc::Receiver<Prepared>) -> Result<(), StoreError> {
         self.open.clear();
         self.close(segment)?;
-        if let Some(Prepared { segment, store }) = prepared {
+        for Prepared { segment, store } in prepared.try_iter() {
             store.close()?;
             self.directory.remove_segment(segment).map_err(io::Error::from)?;
         }
