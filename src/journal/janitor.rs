@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     JournalId,
     directory::{Directory, Unremoved},
+    ledger::Ledger,
     recovery::LIVE_CACHE_BYTES,
     segment::{self, SegmentWriter, Settled, Wanted},
     shared::{Fetched, Shared},
@@ -59,6 +60,7 @@ pub(super) struct Janitor {
     pub jobs: mpsc::Receiver<Job>,
     pub prepared: mpsc::Sender<Prepared>,
     pub watermark: Watermark,
+    pub ledger: Ledger,
     pub journal: JournalId,
     pub run: u64,
     pub next_segment: u64,
@@ -180,7 +182,8 @@ impl Janitor {
             let table = self.shared.table();
             (table.current().last_chunk, table.current().last())
         };
-        Ok(self.watermark.write(Mark { journal: self.journal, run: self.run, chunk, sequence, removed: self.removed })?)
+        let ledger = self.ledger.count().map_err(io::Error::other)?;
+        Ok(self.watermark.write(Mark { journal: self.journal, run: self.run, chunk, sequence, removed: self.removed, ledger })?)
     }
 
     /// Removes what may go; if space is short, all that is drained, before any save is refused.
