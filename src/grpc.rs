@@ -5,7 +5,7 @@
 //! what it needs of them it asks through [`Control`]. A call that is cancelled or times out cancels nothing that the
 //! journal has taken. After a failure of the journal nothing is acknowledged (P8).
 //!
-//! In the order of a call: `accept` (connections) → `calls` (every call) → `save_service`, `stream`, `admin` (calls) → `validate` (checks) →
+//! In the order of a call: `accept` (connections) → `calls` (every call) → `receive` (messages as they arrive) → `save_service`, `stream`, `admin` (calls) → `validate` (checks) →
 //! `admission` (room) → [`Append`] (the journal).
 
 use std::{sync::Arc, time::Duration};
@@ -43,6 +43,7 @@ mod live;
 mod load;
 mod persisted;
 mod reads;
+mod receive;
 mod request_ids;
 mod save_service;
 mod show;
@@ -147,12 +148,12 @@ pub async fn serve(
 }
 
 fn router(settings: &GrpcSettings, handles: Handles, stop: CancellationToken) -> Router<Stack<calls::CallsLayer, Identity>> {
-    let mut server = server(settings).layer(calls::CallsLayer::new(&handles.limits));
+    let mut server = server(settings).layer(calls::CallsLayer::new(&handles.limits, settings));
     let health = tonic_health::pb::health_server::HealthServer::new(handles.health.clone());
-    // Ours fires first, and says what the limit is.
-    let decoded_max = usize::try_from(settings.message_bytes_max.saturating_mul(2)).unwrap_or(usize::MAX);
+    // Refused by its prefix before: see `receive`.
+    let decoded_max = usize::try_from(settings.message_bytes_max).unwrap_or(usize::MAX);
     // Tickets are about as long as the smallest saves.
-    let encoded_max = decoded_max.max(8 << 20);
+    let encoded_max = decoded_max.saturating_mul(2).max(8 << 20);
     let door = door::Door::new(handles, stop);
     let saves = SaveServiceServer::new(save_service::SaveService(Arc::clone(&door)))
         .max_decoding_message_size(decoded_max)

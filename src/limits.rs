@@ -255,6 +255,8 @@ limits! {
     stream_unacknowledged: Size of grpc.stream_unacknowledged_max;
     /// Bytes of one request message.
     message_bytes: Size of grpc.message_bytes_max;
+    /// Bytes of messages that are not whole yet.
+    receiving_bytes: Amount of grpc.receiving_bytes_max;
     /// Bytes of one body.
     body_bytes: Size of grpc.body_bytes_max;
     /// Bytes of one key, as it came or in canonical form.

@@ -87,6 +87,10 @@ pub struct GrpcSettings {
     pub stream_unacknowledged_max: u64,
     /// A request message.
     pub message_bytes_max: u64,
+    /// Messages that are not whole yet, all together.
+    pub receiving_bytes_max: u64,
+    /// Silence in the middle of a message.
+    pub message_timeout: Duration,
     /// The JSON body of one save.
     pub body_bytes_max: u64,
     /// All parts of one key together.

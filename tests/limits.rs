@@ -13,6 +13,7 @@ use crate::support::{
 };
 
 mod calls;
+mod messages;
 mod sizes;
 mod streams;
 

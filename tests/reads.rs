@@ -120,6 +120,40 @@ async fn a_get_shows_what_is_pending_over_what_is_stored_as_it_will_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pending_key_is_shown_as_postgres_prints_it() {
+    let keys = [
+        ("smallint", &["-32768", "007"][..]),
+        ("bigint", &["9223372036854775807"]),
+        ("numeric(12,3)", &["1.5", "-0", "NaN"]),
+        ("boolean", &["t", "false"]),
+        ("uuid", &["{A0EEBC999C0B4EF8BB6D6BB9BD380A11}"]),
+        ("text", &["", "a \"quoted\" \\ key\u{7}\u{1F600}"]),
+        ("bytea", &["\\xDEAD", "\\x"]),
+        ("date", &["2024-02-29", "infinity"]),
+        ("timestamp", &["2024-02-29 12:00:00.5", "-infinity"]),
+        ("timestamptz", &["2024-02-29 12:00:00+02", "infinity"]),
+        ("mood", &["so so"]),
+    ];
+    let tables: String = (0..).zip(&keys).map(|(n, (kind, _))| format!("create table t{n} (k {kind} primary key, v int);")).collect();
+    let (database, journal) = (Database::with(&format!("create type mood as enum ('sad', 'so so'); {tables}")).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).start().await;
+    let mut client = daemon.client().await;
+    let parts: Vec<_> = (0..).zip(&keys).flat_map(|(n, (_, parts))| parts.iter().map(move |part| (format!("t{n}"), *part))).collect();
+    client.flush(FlushRequest::default()).await.expect("the lane knows its position");
+    pause(&daemon).await;
+    let mut pending = Vec::new();
+    for (table, part) in &parts {
+        client.save(request(set(table, &[part], json!({"v": 1})))).await.unwrap_or_else(|error| panic!("{table} {part:?}: {error:?}"));
+        pending.push(row(&get(&mut client, table, &[part]).await));
+    }
+    resume(&daemon).await;
+    for ((table, part), pending) in parts.iter().zip(pending) {
+        assert_eq!(pending, row(&get(&mut client, table, &[part]).await), "{table} {part:?}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_postgres_a_get_tells_what_is_pending_and_what_it_cannot() {
     let (mut database, journal) = (Database::alone(SCHEMA).await, directory());
     let daemon = start(&database, journal.path()).await;

@@ -84,6 +84,8 @@ impl KeyForm {
     pub fn json(&self, canonical: &str) -> String {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         match self {
+            // The one number that JSON doesn't know.
+            Self::Numeric { .. } if canonical == "NaN" => quoted(canonical),
             Self::Int2 | Self::Int4 | Self::Int8 | Self::Bool | Self::Numeric { .. } => canonical.to_owned(),
             Self::Uuid | Self::Text { .. } | Self::Bytea | Self::Date | Self::Enum { .. } => quoted(canonical),
             Self::Timestamp => quoted(&canonical.replace(' ', "T")),

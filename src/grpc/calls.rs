@@ -26,8 +26,14 @@ use tonic::{
 };
 use tower_layer::Layer;
 
-use super::errors;
-use crate::limits::{Limit, Limits};
+use super::{
+    errors,
+    receive::{Received, Rules},
+};
+use crate::{
+    limits::{Limit, Limits},
+    settings::GrpcSettings,
+};
 
 /// The open calls of one connection.
 #[derive(Clone, Debug, Default)]
@@ -53,11 +59,16 @@ impl Drop for Counted {
 
 /// Puts [`Calls`] in front of the services.
 #[derive(Clone)]
-pub(super) struct CallsLayer(Limits);
+pub(super) struct CallsLayer {
+    connection_calls: Arc<Limit>,
+    header_bytes: Arc<Limit>,
+    rules: Arc<Rules>,
+}
 
 impl CallsLayer {
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self(limits.clone())
+    pub(super) fn new(limits: &Limits, settings: &GrpcSettings) -> Self {
+        let (connection_calls, header_bytes) = (Arc::clone(&limits.connection_calls), Arc::clone(&limits.header_bytes));
+        Self { connection_calls, header_bytes, rules: Rules::new(limits, settings) }
     }
 }
 
@@ -65,22 +76,20 @@ impl<S> Layer<S> for CallsLayer {
     type Service = Calls<S>;
 
     fn layer(&self, services: S) -> Calls<S> {
-        let (connection_calls, header_bytes) = (Arc::clone(&self.0.connection_calls), Arc::clone(&self.0.header_bytes));
-        Calls { connection_calls, header_bytes, services }
+        Calls { layer: self.clone(), services }
     }
 }
 
 /// What every call goes through.
 #[derive(Clone)]
 pub(super) struct Calls<S> {
-    connection_calls: Arc<Limit>,
-    header_bytes: Arc<Limit>,
+    layer: CallsLayer,
     services: S,
 }
 
-impl<S, B> Service<Request<B>> for Calls<S>
+impl<S> Service<Request<Body>> for Calls<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -92,13 +101,14 @@ where
         self.services.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let CallsLayer { connection_calls, header_bytes, rules } = &self.layer;
         let calls = request.extensions().get::<ConnectionCalls>();
-        let counted = calls.map(|calls| calls.begin(&self.connection_calls));
-        if let Err(refusal) = check_headers(request.headers(), &self.header_bytes) {
+        let counted = calls.map(|calls| calls.begin(connection_calls));
+        if let Err(refusal) = check_headers(request.headers(), header_bytes) {
             return Box::pin(ready(Ok(refusal.into_http())));
         }
-        let answered = self.services.call(request);
+        let answered = self.services.call(request.map(|body| Body::new(Received::new(body, Arc::clone(rules)))));
         Box::pin(async move { Ok(answered.await?.map(|body| Answer { body, _counted: counted })) })
     }
 }

@@ -99,13 +99,8 @@ impl Door {
         self.request_ids.claim(call, now).await.map_err(errors::limit_reached)
     }
 
-    /// Refuses messages of so many bytes and saves over our own limits, which lie below tonic's so that these details are told.
-    pub(super) fn check_message(&self, bytes: usize, saves: usize) -> Result<(), Status> {
-        let (bytes, limit) = (bytes as u64, &self.limits.message_bytes);
-        if !limit.lets_through(bytes) {
-            let why = format!("has {bytes} bytes, more than {} = {}: send less at a time", limit.name(), limit.max());
-            return Err(errors::invalid_request("message", why));
-        }
+    /// Refuses messages of so many saves.
+    pub(super) fn check_count(&self, saves: usize) -> Result<(), Status> {
         let limit = &self.limits.batch_saves;
         if !limit.lets_through(saves as u64) {
             let why = format!("holds {saves} saves, more than {} = {}: send fewer at a time", limit.name(), limit.max());

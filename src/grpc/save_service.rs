@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures_util::Stream;
-use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -44,7 +43,6 @@ impl save_service_server::SaveService for SaveService {
         let request = request.into_inner();
         let _call = OpenCall::begin(&self.0.events, Rpc::Save);
         let work = async {
-            self.0.check_message(request.encoded_len(), 1)?;
             let SaveRequest { save, durability, request_id, callback } = request;
             let persisted = Door::is_persisted(durability)?;
             let callback = self.0.callback(&callback, &request_id)?;
@@ -70,7 +68,7 @@ impl save_service_server::SaveService for SaveService {
         let work = async {
             let persisted = Door::is_persisted(durability)?;
             let callback = self.0.callback(callback, request_id)?;
-            self.0.check_message(request.get_ref().encoded_len(), saves.len())?;
+            self.0.check_count(saves.len())?;
             if saves.is_empty() {
                 return Err(errors::invalid_request("saves", "is empty"));
             }

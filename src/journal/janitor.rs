@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     JournalId,
     directory::{Directory, Unremoved},
+    ledger::Ledger,
     recovery::LIVE_CACHE_BYTES,
     segment::{self, SegmentWriter, Settled, Wanted},
     shared::{Fetched, Shared},
@@ -40,8 +41,8 @@ pub(super) enum Job {
     Read(Wanted, oneshot::Sender<Fetched>),
     /// Look around now; tell when done.
     Look(Option<mpsc::Sender<()>>),
-    /// The owner has ended in order: close what is open.
-    Finish(SegmentWriter, Option<Prepared>),
+    /// The owner has ended in order: close what is open, and what was opened ahead and not taken.
+    Finish(SegmentWriter, mpsc::Receiver<Prepared>),
     /// The owner has failed: touch nothing more.
     End,
 }
@@ -59,6 +60,7 @@ pub(super) struct Janitor {
     pub jobs: mpsc::Receiver<Job>,
     pub prepared: mpsc::Sender<Prepared>,
     pub watermark: Watermark,
+    pub ledger: Ledger,
     pub journal: JournalId,
     pub run: u64,
     pub next_segment: u64,
@@ -180,7 +182,8 @@ impl Janitor {
             let table = self.shared.table();
             (table.current().last_chunk, table.current().last())
         };
-        Ok(self.watermark.write(Mark { journal: self.journal, run: self.run, chunk, sequence, removed: self.removed })?)
+        let ledger = self.ledger.count().map_err(io::Error::other)?;
+        Ok(self.watermark.write(Mark { journal: self.journal, run: self.run, chunk, sequence, removed: self.removed, ledger })?)
     }
 
     /// Removes what may go; if space is short, all that is drained, before any save is refused.
@@ -264,10 +267,10 @@ impl Janitor {
         Ok(self.open.last().filter(|(open, _, _)| *open == segment).map(|(_, witness, _)| witness))
     }
 
-    fn finish(&mut self, segment: SegmentWriter, prepared: Option<Prepared>) -> Result<(), StoreError> {
+    fn finish(&mut self, segment: SegmentWriter, prepared: mpsc::Receiver<Prepared>) -> Result<(), StoreError> {
         self.open.clear();
         self.close(segment)?;
-        if let Some(Prepared { segment, store }) = prepared {
+        for Prepared { segment, store } in prepared.try_iter() {
             store.close()?;
             self.directory.remove_segment(segment).map_err(io::Error::from)?;
         }

@@ -8,6 +8,10 @@
 //! |-------------------------------------------------|-------------------------------------------------------------------|
 //! | "h" key                                         | format version u8, turn u64, length u64, CRC32C of the value, then the value itself if it is short |
 //! | "p" length of the key u16, key, turn u64, n u32 | a part of a long value                                            |
+//! | "n"                                             | how many times anything was put or removed, u64                   |
+//!
+//! The count goes up with every such call, under the same sync. The [watermark](super::watermark) knows it too: a ledger that comes
+//! back with fewer has lost its newest values, however sound the rest is (to sled damage at the end is a write that a crash cut short).
 //!
 //! Numbers in keys are big-endian, so that parts come in order; in values little-endian.
 
@@ -28,6 +32,7 @@ const PART_BYTES_MAX: usize = 32 << 10;
 const KEY_BYTES_MAX: usize = 1 << 10;
 /// The longest value. The catalog of a thousand tables takes a few MiB.
 const VALUE_BYTES_MAX: usize = 64 << 20;
+const COUNT_KEY: &[u8] = b"n";
 const CACHE_BYTES: u64 = 4 << 20;
 
 /// A handle on the ledger. Calls block; what they have written is synced when they return.
@@ -110,7 +115,7 @@ impl Ledger {
             for ((key, value), &turn) in pairs.iter().zip(&turns) {
                 store.put(&head_key(key), &Head::bytes(turn, value))?;
             }
-            store.sync()?;
+            sync_counted(store)?;
             pairs.iter().zip(turns).try_for_each(|((key, _), turn)| remove_parts(store, key, Some(turn)))
         })
     }
@@ -132,7 +137,7 @@ impl Ledger {
         let keys: Vec<_> = keys.into_iter().collect();
         self.with(|store| {
             keys.iter().try_for_each(|key| store.remove(&head_key(key)))?;
-            store.sync()?;
+            sync_counted(store)?;
             keys.iter().try_for_each(|key| remove_parts(store, key, None))
         })
     }
@@ -151,6 +156,14 @@ impl Ledger {
             }
         }
         Ok(pairs)
+    }
+
+    /// How many times anything was put or removed, durably.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub(super) fn count(&self) -> Result<u64, LedgerError> {
+        self.with(count)
     }
 
     /// Closes the store, so that the directory is free; later calls are refused.
@@ -184,6 +197,17 @@ impl Ledger {
         }
         Err(LedgerError::Failed(error))
     }
+}
+
+fn count(store: &Store) -> Result<u64, StoreError> {
+    let bytes = store.get(COUNT_KEY)?;
+    Ok(bytes.and_then(|bytes| Some(u64::from_le_bytes(bytes.first_chunk().copied()?))).unwrap_or(0))
+}
+
+/// Counts once more, and syncs.
+fn sync_counted(store: &Store) -> Result<(), StoreError> {
+    store.put(COUNT_KEY, &(count(store)? + 1).to_le_bytes())?;
+    store.sync()
 }
 
 /// What stands under a head.

@@ -45,7 +45,7 @@ pub fn verify(directory: &Path) -> Result<Report, OpenError> {
     for summary in &plan.live {
         report.findings.extend(damage(verify_segment(&directory, summary))?);
     }
-    report.findings.extend(damage(verify_ledger(&directory))?);
+    report.findings.extend(damage(verify_ledger(&directory, mark))?);
     let decoded = each_group(&directory, &plan, |group| {
         let error = group.entries().find_map(Result::err);
         error.map_or(Ok(()), |error| Err(OpenError::damaged(error.to_string())))
@@ -63,8 +63,8 @@ fn damage(outcome: Result<(), OpenError>) -> Result<Vec<String>, OpenError> {
     }
 }
 
-fn verify_ledger(directory: &Directory) -> Result<(), OpenError> {
-    recovery::check_ledger(&directory.ledger(), &copies()?.path().join("ledger"))
+fn verify_ledger(directory: &Directory, mark: Option<Mark>) -> Result<(), OpenError> {
+    recovery::check_ledger(&directory.ledger(), &copies()?.path().join("ledger"), mark)
 }
 
 fn copies() -> Result<TempDir, OpenError> {
@@ -361,7 +361,7 @@ fn conclude_salvage(to: &Directory, writer: SegmentWriter) -> Result<(), OpenErr
     let failed = |error| OpenError::store("write the new journal", error);
     let Summary { journal, segment, last_chunk, last, .. } = *writer.summary();
     writer.close(&to.segment(segment), &Vec::new()).map_err(failed)?;
-    let mark = Mark { journal, run: 1, chunk: last_chunk, sequence: Sequence::from_u64(last), removed: Sequence::ZERO };
+    let mark = Mark { journal, run: 1, chunk: last_chunk, sequence: Sequence::from_u64(last), removed: Sequence::ZERO, ledger: 0 };
     let marked = Watermark::open(&to.watermark()).and_then(|mut watermark| watermark.write(mark));
     marked.map_err(|source| OpenError::Io { act: "write the new journal", source })?;
     let ledger = Ledger::open(&to.ledger()).map_err(failed)?;

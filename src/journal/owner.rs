@@ -114,7 +114,7 @@ impl Owner {
         let Self { shared, jobs, prepared, segment, retired, .. } = self;
         match ended {
             // The janitor closes what is open; if it is gone, it has failed and said so.
-            Ok(()) => drop(jobs.send(Job::Finish(segment, prepared.try_recv().ok()))),
+            Ok(()) => drop(jobs.send(Job::Finish(segment, prepared))),
             Err(fatal) => {
                 // What the store holds is for the next start to judge: closing it would write again.
                 segment.abandon();

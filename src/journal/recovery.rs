@@ -45,7 +45,7 @@ pub(super) fn open(settings: &JournalSettings) -> Result<Journal, OpenError> {
     give_back(&directory, &found).map_err(io("give back what a segment had reserved"))?;
     directory.has_room(room(&directory, &found, &plan).map_err(io("look at the journal"))?)?;
     agree(&directory, &found, &plan)?;
-    check_ledger(&directory.ledger(), &directory.audit_of_ledger())?;
+    check_ledger(&directory.ledger(), &directory.audit_of_ledger(), mark)?;
     let carried = carried_groups(&found, &plan)?;
 
     let identity = Identity::take(&directory, &plan)?;
@@ -54,7 +54,7 @@ pub(super) fn open(settings: &JournalSettings) -> Result<Journal, OpenError> {
     let write = |act| move |error: store::StoreError| OpenError::store(act, error);
     let store = Store::open(&directory.segment(start.segment), LIVE_CACHE_BYTES).map_err(write("open a segment"))?;
     let segment = begin(store, &start, &carried, &plan).map_err(write("write a segment"))?;
-    let watermark = witness_start(&directory, &segment, &plan).map_err(io("write the watermark"))?;
+    let watermark = witness_start(&directory, &segment, &plan, &identity.ledger).map_err(io("write the watermark"))?;
     conclude(&directory, &found, &plan).map_err(io("close the earlier segments"))?;
     Ok(Journal {
         settings: settings.clone(),
@@ -140,25 +140,32 @@ pub(super) fn caught(segment: &Path, compare: impl FnOnce() -> Result<(), OpenEr
     catch_unwind(compare).unwrap_or_else(|_| Err(panics()))
 }
 
-/// The ledger must be whole. It is opened on a copy, too, before anything is changed.
-pub(super) fn check_ledger(ledger: &Path, copy: &Path) -> Result<(), OpenError> {
+/// The ledger must be whole, and not shorter than the watermark knows. It is opened on a copy, too, before anything is changed.
+pub(super) fn check_ledger(ledger: &Path, copy: &Path, mark: Option<Mark>) -> Result<(), OpenError> {
     if !ledger.exists() {
         return Ok(());
     }
     let io = |source| OpenError::Io { act: "copy the ledger to audit it", source };
     store::copy(ledger, copy).map_err(io)?;
-    let checked = caught(ledger, || check_ledger_copy(copy));
+    let checked = caught(ledger, || check_ledger_copy(copy, mark));
     fs::remove_dir_all(copy).map_err(io)?;
     checked
 }
 
-fn check_ledger_copy(copy: &Path) -> Result<(), OpenError> {
+fn check_ledger_copy(copy: &Path, mark: Option<Mark>) -> Result<(), OpenError> {
     let unread = |source| OpenError::Io { act: "audit a copy of the ledger", source };
     let ledger = Ledger::open(copy).map_err(|error| match io::Error::from(error) {
         source if source.raw_os_error().is_some() => unread(source),
         error => OpenError::damaged(format!("the store can't open the ledger: {error}")),
     })?;
-    ledger.scan("").map_err(|error| OpenError::damaged(error.to_string()))?;
+    let damaged = |error: super::LedgerError| OpenError::damaged(error.to_string());
+    ledger.scan("").map_err(damaged)?;
+    let (counted, witnessed) = (ledger.count().map_err(damaged)?, mark.map_or(0, |mark| mark.ledger));
+    if counted < witnessed {
+        return Err(OpenError::damaged(format!(
+            "the ledger was written {counted} times, but {witnessed} times by the watermark: its newest values are gone"
+        )));
+    }
     ledger.close().map_err(|error| unread(error.into()))
 }
 
@@ -255,11 +262,13 @@ fn begin(store: Store, start: &super::segment::Start, carried: &[Group], plan: &
 }
 
 /// The first watermark of the run, and the name of its file.
-fn witness_start(directory: &Directory, segment: &SegmentWriter, plan: &Plan) -> io::Result<Watermark> {
+fn witness_start(directory: &Directory, segment: &SegmentWriter, plan: &Plan, ledger: &Ledger) -> io::Result<Watermark> {
     let mut watermark = Watermark::open(&directory.watermark())?;
     let synced = segment.summary();
     let sequence = Sequence::from_u64(synced.last);
-    watermark.write(Mark { journal: synced.journal, run: synced.run, chunk: synced.last_chunk, sequence, removed: plan.removed })?;
+    let ledger = ledger.count().map_err(io::Error::other)?;
+    let Summary { journal, run, last_chunk: chunk, .. } = *synced;
+    watermark.write(Mark { journal, run, chunk, sequence, removed: plan.removed, ledger })?;
     sync_directory(directory.path())?;
     Ok(watermark)
 }

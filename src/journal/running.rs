@@ -106,6 +106,7 @@ impl Journal {
             jobs: janitor_jobs,
             prepared,
             watermark: self.watermark,
+            ledger: self.ledger.clone(),
             journal: self.id,
             run: self.run,
             next_segment: self.segment.summary().segment + 1,

@@ -310,7 +310,7 @@ impl Journal {
     fn mark(&self, disk: &mut Disk) {
         let table = self.shared.table();
         let (chunk, sequence) = (table.current().last_chunk, table.current().last());
-        disk.watermark = Some(Mark { journal: Disk::ID, run: disk.run, chunk, sequence, removed: self.removed });
+        disk.watermark = Some(Mark { journal: Disk::ID, run: disk.run, chunk, sequence, removed: self.removed, ledger: 0 });
     }
 
     /// Begins the next segment. Its opening becomes durable with its first group.
@@ -345,7 +345,7 @@ fn begin(disk: &mut Disk, plan: &Plan, found: &[Found], dies: &mut Death<'_>) ->
     current.synced();
     alive(dies())?;
     let (chunk, sequence) = (current.summary.last_chunk, current.summary.last());
-    disk.watermark = Some(Mark { journal: Disk::ID, run: disk.run, chunk, sequence, removed: plan.removed });
+    disk.watermark = Some(Mark { journal: Disk::ID, run: disk.run, chunk, sequence, removed: plan.removed, ledger: 0 });
     Some(current)
 }
 

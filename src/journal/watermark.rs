@@ -1,8 +1,8 @@
-//! The watermark: how far the journal was synced, written outside the store. A witness against a disk that lied: if the
-//! store comes back shorter than this, something that was acknowledged is gone, and the daemon says so.
+//! The watermark: how far the journal and its ledger were synced, written outside the store. A witness against a disk that lied: if
+//! either comes back shorter than this, something that was acknowledged is gone, and the daemon says so.
 //!
 //! A file of two slots, a sector or more apart, written in turn; each is: magic "FBWM", format version u32, journal id
-//! (16), turn u64, run u64, chunk u64, sequence u64, removed u64, CRC32C; little-endian. Written about once a second, and
+//! (16), turn u64, run u64, chunk u64, sequence u64, removed u64, ledger u64, CRC32C; little-endian. Written about once a second, and
 //! when a segment is closed or removed: it may lie behind, never ahead.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
@@ -11,8 +11,8 @@ use super::{JournalId, segment::create_private};
 use crate::save::Sequence;
 
 const MAGIC: &[u8; 4] = b"FBWM";
-const VERSION: u32 = 1;
-const SLOT_BYTES: usize = 68;
+const VERSION: u32 = 2;
+const SLOT_BYTES: usize = 76;
 const SLOT_STRIDE: u64 = 4096;
 
 /// How far a journal was synced.
@@ -24,6 +24,8 @@ pub(super) struct Mark {
     pub sequence: Sequence,
     /// Saves up to here were drained and may have been removed; written before they are.
     pub removed: Sequence,
+    /// What the ledger had [counted](super::Ledger::count).
+    pub ledger: u64,
 }
 
 /// The open file.
@@ -78,7 +80,7 @@ fn to_bytes(turn: u64, mark: &Mark) -> [u8; SLOT_BYTES] {
     bytes[..4].copy_from_slice(MAGIC);
     bytes[4..8].copy_from_slice(&VERSION.to_le_bytes());
     bytes[8..24].copy_from_slice(&mark.journal.to_bytes());
-    for (n, number) in [turn, mark.run, mark.chunk, mark.sequence.get(), mark.removed.get()].into_iter().enumerate() {
+    for (n, number) in [turn, mark.run, mark.chunk, mark.sequence.get(), mark.removed.get(), mark.ledger].into_iter().enumerate() {
         bytes[24 + n * 8..32 + n * 8].copy_from_slice(&number.to_le_bytes());
     }
     let checksum = crc32c::crc32c(&bytes[..SLOT_BYTES - 4]);
@@ -95,7 +97,7 @@ fn from_bytes(bytes: &[u8]) -> Option<(u64, Mark)> {
     let number = |n: usize| Some(u64::from_le_bytes(content[24 + n * 8..].first_chunk::<8>().copied()?));
     let journal = JournalId::from_bytes(content[8..].first_chunk::<16>().copied()?);
     let (sequence, removed) = (Sequence::from_u64(number(3)?), Sequence::from_u64(number(4)?));
-    Some((number(0)?, Mark { journal, run: number(1)?, chunk: number(2)?, sequence, removed }))
+    Some((number(0)?, Mark { journal, run: number(1)?, chunk: number(2)?, sequence, removed, ledger: number(5)? }))
 }
 
 #[cfg(test)]
@@ -104,7 +106,7 @@ mod tests {
 
     fn mark(chunk: u64) -> Mark {
         let (sequence, removed) = (Sequence::from_u64(chunk * 10), Sequence::from_u64(chunk));
-        Mark { journal: JournalId::from_bytes([1; 16]), run: 2, chunk, sequence, removed }
+        Mark { journal: JournalId::from_bytes([1; 16]), run: 2, chunk, sequence, removed, ledger: chunk * 3 }
     }
 
     #[test]

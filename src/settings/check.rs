@@ -30,7 +30,7 @@ pub(super) fn together(settings: &Settings, unread: &BTreeSet<&str>) -> Vec<Prob
 }
 
 /// Pairs of which the first may not be above the second, and why.
-fn at_most(settings: &Settings) -> [(Valued, Valued, &'static str); 14] {
+fn at_most(settings: &Settings) -> [(Valued, Valued, &'static str); 15] {
     let Settings { grpc, journal, backlog, drain, postgres, stop, .. } = settings;
     let message = number("grpc.message_bytes_max", grpc.message_bytes_max);
     let inbox = number("journal.inbox_bytes_max", journal.inbox_bytes_max);
@@ -39,6 +39,7 @@ fn at_most(settings: &Settings) -> [(Valued, Valued, &'static str); 14] {
     [
         (number("grpc.body_bytes_max", grpc.body_bytes_max), message, "the message holds the body"),
         (number("grpc.key_bytes_max", grpc.key_bytes_max), message, "the message holds the key"),
+        (message, number("grpc.receiving_bytes_max", grpc.receiving_bytes_max), "a message of this size could never arrive"),
         (message, inbox, fits),
         (message, number("backlog.bytes_max", backlog.bytes_max), fits),
         (message, number("journal.bytes_max", journal.bytes_max), fits),

@@ -23,6 +23,8 @@ impl Default for Settings {
                 save_streams_max: 1_024,
                 stream_unacknowledged_max: 4_096,
                 message_bytes_max: 4 * MIB,
+                receiving_bytes_max: 256 * MIB,
+                message_timeout: seconds(30),
                 body_bytes_max: MIB,
                 key_bytes_max: KIB,
                 batch_saves_max: 10_000,

@@ -9,6 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use fastrand::Rng;
@@ -105,7 +106,17 @@ impl Sound {
             for _ in 0..random.usize(15..40) {
                 client.call(&mut channel).await.expect("acknowledged");
             }
-            let ended = if life == 0 || in_order { daemon.stop().await } else { daemon.kill().await };
+            let killed = life == 1 && !in_order;
+            if killed {
+                // Known to the watermark is what the start wrote into the ledger, and not all saves.
+                let before = contents::watermark(&journal);
+                while contents::watermark(&journal) == before {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    client.call(&mut channel).await.expect("acknowledged");
+                }
+                client.call(&mut channel).await.expect("acknowledged");
+            }
+            let ended = if killed { daemon.kill().await } else { daemon.stop().await };
             home.keep_log(&ended);
         }
         let (files, history) = (files(&journal), log.history().await);
@@ -122,13 +133,23 @@ impl Sound {
     /// By the journal's own recovery: what it made of the damage, or what is wrong with that.
     async fn read(&self, damaged: &Path) -> Result<&'static str, String> {
         match contents::read(damaged).await {
-            Ok(found) if found.ledger != self.ledger => Err(format!("the ledger holds {:?}", found.ledger)),
+            Ok(found) if found.ledger != self.ledger => Err(self.other_values(&found.ledger)),
             Ok(found) => self.judge(&found.entries),
             Err(Refusal::Damaged(report)) if report.is_empty() => Err("refused without a report".to_owned()),
             Err(Refusal::Damaged(_)) => Ok("refused"),
             Err(Refusal::Other(report)) => Err(format!("refused, but not as damaged: {report}")),
             Err(Refusal::Panicked(what)) => Err(format!("it panicked: {what}")),
         }
+    }
+
+    fn other_values(&self, found: &[(String, Vec<u8>)]) -> String {
+        let text = |pairs: &[(String, Vec<u8>)]| -> String {
+            let of = |(key, value): &(String, Vec<u8>)| {
+                format!("{key} {} {}", value.len(), String::from_utf8_lossy(&value[..value.len().min(120)]))
+            };
+            pairs.iter().map(of).collect::<Vec<_>>().join("; ")
+        };
+        format!("the ledger holds: {}\ninstead of: {}", text(found), text(&self.ledger))
     }
 
     fn judge(&self, found: &[Entry]) -> Result<&'static str, String> {

@@ -24,17 +24,18 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// The limits of every run, beside which a kind may have its own. Those below are the same as numbers.
-const LIMITS: [(&str, &str); 5] = [
+const LIMITS: [(&str, &str); 6] = [
     ("grpc.connections_max", "64"),
     ("grpc.streams_per_connection_max", "64"),
     ("grpc.message_bytes_max", "256 KiB"),
+    ("grpc.receiving_bytes_max", "24 MiB"),
     ("grpc.body_bytes_max", "128 KiB"),
     ("grpc.batch_saves_max", "200"),
 ];
 const CONNECTIONS_MAX: usize = 64;
 const CALLS_PER_CONNECTION_MAX: usize = 64;
-/// Twice as much is read before a message is refused.
 const MESSAGE_BYTES_MAX: u64 = 256 * KIB;
+const RECEIVING_BYTES_MAX: u64 = 24 * MIB;
 /// What HTTP/2 lets a client send ahead on one connection: the most that it makes the daemon hold before anybody reads it.
 const CONNECTION_WINDOW_BYTES: u64 = 8 * MIB;
 /// Connections from which frames and messages come at once.
@@ -46,6 +47,7 @@ enum Kind {
     TenTimesCapacity,
     IdleConnections,
     SlowReadersAndWriters,
+    UnfinishedMessages,
     NoFileDescriptors,
     RapidResets,
     ProvokedResets,
@@ -64,6 +66,7 @@ impl Kind {
             Self::TenTimesCapacity => capacity::OFFERED,
             Self::IdleConnections => "idle connections",
             Self::SlowReadersAndWriters => "slow calls",
+            Self::UnfinishedMessages => "unfinished messages",
             Self::NoFileDescriptors => "connections without a descriptor",
             Self::RapidResets | Self::ProvokedResets | Self::EmptyData | Self::Continuations | Self::HugeHeaders | Self::ControlFrames => {
                 "frames"
@@ -97,11 +100,13 @@ impl Kind {
             Self::TenTimesCapacity => 16 * MIB,
             Self::IdleConnections | Self::NoFileDescriptors => CONNECTIONS_MAX as u64 * connections::IDLE_BYTES_MAX,
             Self::SlowReadersAndWriters => connections::SLOW_BYTES_MAX,
+            // A tenth of what is sent.
+            Self::UnfinishedMessages => RECEIVING_BYTES_MAX,
             Self::RapidResets | Self::ProvokedResets | Self::EmptyData | Self::Continuations | Self::HugeHeaders | Self::ControlFrames => {
                 ATTACKERS as u64 * CONNECTION_WINDOW_BYTES
             }
             Self::DeepAndWideMessages => ATTACKERS as u64 * messages::DECODED_BYTES_MAX,
-            Self::DecompressionBombs => ATTACKERS as u64 * 2 * MESSAGE_BYTES_MAX,
+            Self::DecompressionBombs => ATTACKERS as u64 * MESSAGE_BYTES_MAX,
         }
     }
 }
@@ -125,6 +130,7 @@ async fn strike(kind: Kind, run: &mut Run) -> u64 {
         Kind::TenTimesCapacity => capacity::offer_ten_times(run).await,
         Kind::IdleConnections => connections::idle(run).await,
         Kind::SlowReadersAndWriters => connections::read_and_write_slowly(run).await,
+        Kind::UnfinishedMessages => connections::begin_messages(run).await,
         Kind::NoFileDescriptors => connections::take_all_descriptors(run).await,
         Kind::RapidResets => run.while_serving(|| http2::flood(run.address(), http2::reset_calls)).await,
         Kind::ProvokedResets => run.while_serving(|| http2::flood(run.address(), http2::provoke_resets)).await,
@@ -150,6 +156,11 @@ async fn idle_connections_to_the_cap_are_dropped_and_those_that_live_are_kept() 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_readers_and_writers_by_the_thousand_hold_up_nobody() {
     overload(Kind::SlowReadersAndWriters, "overload::slow_readers").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_messages_are_held_to_their_limit() {
+    overload(Kind::UnfinishedMessages, "overload::unfinished_messages").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ impl Talk {
         Ok(Self { tell, answers })
     }
 
-    async fn send(&self, request: SaveStreamRequest) {
+    pub(super) async fn send(&self, request: SaveStreamRequest) {
         self.tell.send(request).await.expect("the stream is open");
     }
 
@@ -35,7 +35,7 @@ impl Talk {
     }
 
     /// Waits until everything up to this offset is acknowledged.
-    async fn acknowledged(&mut self, through: u64) {
+    pub(super) async fn acknowledged(&mut self, through: u64) {
         loop {
             match self.event().await.expect("the stream goes on") {
                 Event::Acknowledged(told) if told.through == through => return,
@@ -47,7 +47,7 @@ impl Talk {
 }
 
 /// One message with saves of these numbers, which are their offsets too.
-fn saves(numbers: std::ops::RangeInclusive<u64>) -> SaveStreamRequest {
+pub(super) fn saves(numbers: std::ops::RangeInclusive<u64>) -> SaveStreamRequest {
     SaveStreamRequest { offset: *numbers.start(), saves: numbers.map(|n| save(n, 10)).collect(), ..SaveStreamRequest::default() }
 }
 

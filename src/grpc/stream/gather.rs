@@ -120,7 +120,7 @@ impl Gather {
             return Ok(0);
         }
         let bytes = message.encoded_len();
-        door.check_message(bytes, message.saves.len())?;
+        door.check_count(message.saves.len())?;
         if let Some(last) = self.last.filter(|&last| message.offset <= last) {
             let why = format!("is {}, but offsets rise and the last one was {last}", message.offset);
             return Err(errors::invalid_request("offset", why));

@@ -196,6 +196,31 @@ async fn a_damaged_ledger_refuses_untouched() {
     assert_eq!(killed.keys().await, [0, 1, 2, 3, 4, 5]);
 }
 
+/// To the store damage at a ledger's end is a write that a crash cut short: what is left of it is sound, and older.
+#[tokio::test]
+async fn a_ledger_that_lost_its_newest_values_refuses_untouched() {
+    let home = tempfile::tempdir().expect("a directory");
+    let rig = Rig::start(&settings(home.path()));
+    rig.append(saves(0..3, 100)).await.expect("accepted");
+    rig.running.ledger().put("key", b"old").expect("put");
+    rig.running.stop().await.expect("stopped");
+    let older = copy_of(home.path());
+    let rig = Rig::start(&settings(home.path()));
+    rig.running.ledger().put("key", b"new").expect("put");
+    rig.running.stop().await.expect("stopped");
+    let damaged = copy_of(home.path());
+    std::fs::remove_dir_all(damaged.path().join("ledger")).expect("removed");
+    store::copy(&older.path().join("ledger"), &damaged.path().join("ledger")).expect("copied");
+    let before = content(damaged.path());
+    let report = open_damaged(&settings(damaged.path())).to_string();
+    assert!(report.contains("its newest values are gone"), "{report}");
+    assert!(content(damaged.path()) == before, "a damaged journal must not be modified");
+    assert!(!verify(damaged.path()).expect("readable").is_sound());
+    let rig = Rig::start(&settings(home.path()));
+    assert_eq!(rig.running.ledger().get("key").expect("readable").as_deref(), Some(&b"new"[..]));
+    assert_eq!(rig.keys().await, [0, 1, 2]);
+}
+
 /// The state of a crash while recovery wrote the tail again: the old segment as it was, and the new one beside it.
 struct Interrupted {
     killed: Killed,

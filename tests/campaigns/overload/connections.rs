@@ -9,8 +9,9 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Mutex};
 use crate::support::{eventually, try_client};
 
 use super::{
-    CALLS_PER_CONNECTION_MAX, CONNECTIONS_MAX, KIB, MESSAGE_BYTES_MAX,
+    CALLS_PER_CONNECTION_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, KIB, MESSAGE_BYTES_MAX, RECEIVING_BYTES_MAX,
     frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, head},
+    http2::FRAME_BYTES_MAX,
     run::{HONEST_CONNECTIONS, Run},
 };
 
@@ -21,6 +22,9 @@ pub(super) const IDLE_LIMITS: [(&str, &str); 4] = [
     ("grpc.keepalive_interval", "1 s"),
     ("grpc.keepalive_timeout", "3 s"),
 ];
+
+/// A field that nobody knows begins; its bytes are more than a message has.
+const BEGUN_FIELD: [u8; 5] = [15 << 3 | 2, 0xff, 0xff, 0xff, 0x7f];
 
 /// What a connection takes that has no calls.
 pub(super) const IDLE_BYTES_MAX: u64 = 64 * KIB;
@@ -98,7 +102,7 @@ async fn begin_to_write(run: &mut Run, calls: &mut u64) -> (Frames, Vec<u32>) {
     for _ in 0..CALLS_PER_CONNECTION_MAX {
         let stream = frames.call(["Save", "SaveBatch", "SaveStream"][run.random.usize(..3)]);
         let length = u32::try_from(MESSAGE_BYTES_MAX).expect("a length").to_be_bytes();
-        frames.frame(DATA, 0, stream, &[&[0][..], &length, &[0; WRITTEN_BYTES - 64]].concat());
+        frames.frame(DATA, 0, stream, &[&[0][..], &length, &BEGUN_FIELD, &[0; WRITTEN_BYTES - 64]].concat());
         streams.push(stream);
     }
     assert!(frames.send().await, "calls are taken");
@@ -121,6 +125,38 @@ async fn begin_to_read(run: &mut Run, calls: &mut u64) -> Frames {
     }
     assert!(frames.send().await, "calls are taken");
     frames
+}
+
+/// Messages whose last frame is never sent, ten times as much of them as there is room for: what is beyond it is refused, and messages
+/// that come whole are taken.
+pub(super) async fn begin_messages(run: &mut Run) -> u64 {
+    const CONNECTIONS: u64 = 32;
+    /// As many messages as a connection may send ahead.
+    const CALLS: u64 = CONNECTION_WINDOW_BYTES / MESSAGE_BYTES_MAX - 1;
+    const { assert!(CONNECTIONS * CALLS * MESSAGE_BYTES_MAX > 10 * RECEIVING_BYTES_MAX) };
+    let length = u32::try_from(MESSAGE_BYTES_MAX).expect("a length").to_be_bytes();
+    let filler = vec![0; usize::try_from(MESSAGE_BYTES_MAX).expect("a length") - FRAME_BYTES_MAX];
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut frames = Frames::connect_with_room(run.address()).await;
+        for _ in 0..CALLS {
+            let stream = frames.call(["Save", "SaveBatch", "SaveStream"][run.random.usize(..3)]);
+            frames.frame(DATA, 0, stream, &[&[0][..], &length, &BEGUN_FIELD].concat());
+            filler.chunks(FRAME_BYTES_MAX).for_each(|piece| frames.frame(DATA, 0, stream, piece));
+        }
+        assert!(frames.send().await, "what is refused is refused call by call");
+        held.push(frames);
+    }
+    eventually("most of the room is taken", || async { is_mostly_taken(&run.used().await).then_some(()) }).await;
+    run.served().await;
+    CONNECTIONS * CALLS
+}
+
+/// Messages that come side by side may be refused side by side, and leave some.
+fn is_mostly_taken(used: &[String]) -> bool {
+    let line = used.iter().find(|line| line.contains("grpc.receiving_bytes_max"));
+    let used = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    used.is_some_and(|used: u64| used > RECEIVING_BYTES_MAX / 2)
 }
 
 /// The process may open a few more files than it has open, and connections take them all. Those that are there are served; the

@@ -21,6 +21,8 @@ pub(super) const PING: u8 = 6;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 
+/// Flag of SETTINGS.
+const ACK: u8 = 1;
 /// Flag of HEADERS and CONTINUATION.
 pub(super) const END_HEADERS: u8 = 4;
 /// Flag of HEADERS and DATA.
@@ -52,7 +54,7 @@ impl Frames {
         frames
     }
 
-    /// The same, once the daemon has given it the room of a connection: what comes before that has to be little.
+    /// The same, once the daemon has given it the room of a connection and of calls: what comes before that has to be little.
     pub(super) async fn connect_with_room(address: SocketAddr) -> Self {
         let mut frames = Self::open(address, &[]).await;
         assert!(frames.send().await, "the daemon takes the preface");
@@ -63,6 +65,7 @@ impl Frames {
             let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
             read.read_exact(&mut payload).await.expect("the daemon begins");
         }
+        frames.frame(SETTINGS, ACK, 0, &[]);
         frames.read();
         frames
     }

@@ -17,7 +17,7 @@ const FRAMES: u32 = 4_000;
 /// Sent at once.
 const BURST: u32 = 50;
 /// The largest frame that the daemon takes.
-const FRAME_BYTES_MAX: usize = 16 << 10;
+pub(super) const FRAME_BYTES_MAX: usize = 16 << 10;
 /// Error code of RST_STREAM.
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
 

@@ -21,9 +21,9 @@ use crate::support::{
 
 use super::{ATTACKERS, MESSAGE_BYTES_MAX, MIB};
 
-/// What one message may be once it is read: two bytes are a save, which takes at most 112, and a list that grows takes twice that
+/// What one message may be once it is read: two bytes are a part of a key, which takes 24, and a list that grows takes twice that
 /// while it does.
-pub(super) const DECODED_BYTES_MAX: u64 = 2 * MESSAGE_BYTES_MAX / 2 * 112 * 3;
+pub(super) const DECODED_BYTES_MAX: u64 = MESSAGE_BYTES_MAX / 2 * 24 * 3;
 
 /// A message that is to be refused.
 #[derive(Clone, Debug)]
@@ -55,8 +55,8 @@ fn prefixed(compressed: bool, bytes: &[u8]) -> Bytes {
 /// As protobuf has them, and as JSON in them.
 pub(super) fn deep_and_wide() -> Vec<Message> {
     use prost::Message as _;
-    /// The most that is read: our own limit refuses what is above half of it, once it is read.
-    const BYTES: usize = 2 * MESSAGE_BYTES_MAX as usize;
+    /// The most that is read.
+    const BYTES: usize = MESSAGE_BYTES_MAX as usize;
     const BODY_BYTES: usize = 100 << 10;
     /// A group that nobody knows begins; it never ends.
     const BEGIN_GROUP: u8 = 15 << 3 | 3;
@@ -68,16 +68,17 @@ pub(super) fn deep_and_wide() -> Vec<Message> {
     let deep = format!(r#"{{"filler":{}"#, "[".repeat(BODY_BYTES));
     let unknown = batch((0..200).map(|n| set_text(&format!("nobody{n}"), &["1"], "{}")).collect()).encode_to_vec();
     let endless =
-        Message { method: "Save", encoding: None, bytes: Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 0]), code: Code::OutOfRange };
+        Message { method: "Save", encoding: None, bytes: Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 0]), code: Code::InvalidArgument };
     vec![
-        Message::plain("Save", &vec![BEGIN_GROUP; BYTES], Code::Internal),
-        Message::plain("SaveBatch", &vec![BEGIN_GROUP; BYTES], Code::Internal),
+        Message::plain("Save", &[BEGIN_GROUP; 200], Code::Internal),
+        Message::plain("Save", &vec![BEGIN_GROUP; BYTES], Code::InvalidArgument),
+        Message::plain("SaveBatch", &vec![BEGIN_GROUP; BYTES], Code::InvalidArgument),
         Message::plain("SaveBatch", &empty_saves, Code::InvalidArgument),
         Message::plain("Save", &keyed, Code::InvalidArgument),
         Message::plain("Save", &save(&deep), Code::InvalidArgument),
         Message::plain("Save", &save(&format!("{{{members}\"m\":1}}")), Code::InvalidArgument),
         Message::plain("SaveBatch", &unknown, Code::InvalidArgument),
-        Message::plain("Save", &vec![0; BYTES + 1], Code::OutOfRange),
+        Message::plain("Save", &vec![0; BYTES + 1], Code::InvalidArgument),
         endless,
     ]
 }

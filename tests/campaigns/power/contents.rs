@@ -122,7 +122,7 @@ pub(crate) fn row(json: &Value) -> Row {
 /// Up to which save the journal was synced, as its watermark has it: turn and sequence stand at 24 and 48 of two slots 4 KiB apart, of
 /// which the later turn counts. 0 if there is none.
 pub(crate) fn watermark(directory: &Path) -> u64 {
-    const BYTES: usize = 68;
+    const BYTES: usize = 76;
     let bytes = std::fs::read(directory.join("watermark")).unwrap_or_default();
     let number = |slot: &[u8], at: usize| u64::from_le_bytes(slot[at..at + 8].try_into().expect("8 bytes"));
     let sound = |slot: &&[u8]| crc32c::crc32c(&slot[..BYTES - 4]).to_le_bytes() == slot[BYTES - 4..];
