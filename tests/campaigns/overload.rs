@@ -100,8 +100,8 @@ impl Kind {
             Self::TenTimesCapacity => 16 * MIB,
             Self::IdleConnections | Self::NoFileDescriptors => CONNECTIONS_MAX as u64 * connections::IDLE_BYTES_MAX,
             Self::SlowReadersAndWriters => connections::SLOW_BYTES_MAX,
-            // A tenth of what is sent.
-            Self::UnfinishedMessages => RECEIVING_BYTES_MAX,
+            // A sixth of what is sent: what HTTP/2 has taken of the newest connections and nobody has read comes on top.
+            Self::UnfinishedMessages => RECEIVING_BYTES_MAX + 2 * CONNECTION_WINDOW_BYTES,
             Self::RapidResets | Self::ProvokedResets | Self::EmptyData | Self::Continuations | Self::HugeHeaders | Self::ControlFrames => {
                 ATTACKERS as u64 * CONNECTION_WINDOW_BYTES
             }
