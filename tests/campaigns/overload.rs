@@ -109,6 +109,15 @@ impl Kind {
             Self::DecompressionBombs => ATTACKERS as u64 * MESSAGE_BYTES_MAX,
         }
     }
+
+    /// What the allocator keeps of it, beside what it keeps of everything.
+    const fn kept_max(self) -> u64 {
+        match self {
+            // Of a message on each of two cores.
+            Self::DeepAndWideMessages => 2 * messages::DECODED_BYTES_MAX,
+            _ => 0,
+        }
+    }
 }
 
 async fn overload(kind: Kind, name: &'static str) {
