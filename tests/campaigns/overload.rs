@@ -113,6 +113,7 @@ impl Kind {
     /// What the allocator keeps of it, beside what it keeps of everything.
     const fn kept_max(self) -> u64 {
         match self {
+            Self::UnfinishedMessages => RECEIVING_BYTES_MAX,
             // Of a message on each of two cores.
             Self::DeepAndWideMessages => 2 * messages::DECODED_BYTES_MAX,
             _ => 0,
