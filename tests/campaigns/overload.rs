@@ -100,13 +100,23 @@ impl Kind {
             Self::TenTimesCapacity => 16 * MIB,
             Self::IdleConnections | Self::NoFileDescriptors => CONNECTIONS_MAX as u64 * connections::IDLE_BYTES_MAX,
             Self::SlowReadersAndWriters => connections::SLOW_BYTES_MAX,
-            // A tenth of what is sent.
-            Self::UnfinishedMessages => RECEIVING_BYTES_MAX,
+            // A sixth of what is sent: what HTTP/2 has taken of the newest connections and nobody has read comes on top.
+            Self::UnfinishedMessages => RECEIVING_BYTES_MAX + 2 * CONNECTION_WINDOW_BYTES,
             Self::RapidResets | Self::ProvokedResets | Self::EmptyData | Self::Continuations | Self::HugeHeaders | Self::ControlFrames => {
                 ATTACKERS as u64 * CONNECTION_WINDOW_BYTES
             }
             Self::DeepAndWideMessages => ATTACKERS as u64 * messages::DECODED_BYTES_MAX,
             Self::DecompressionBombs => ATTACKERS as u64 * MESSAGE_BYTES_MAX,
+        }
+    }
+
+    /// What the allocator keeps of it, beside what it keeps of everything.
+    const fn kept_max(self) -> u64 {
+        match self {
+            Self::UnfinishedMessages => RECEIVING_BYTES_MAX,
+            // Of a message on each of two cores.
+            Self::DeepAndWideMessages => 2 * messages::DECODED_BYTES_MAX,
+            _ => 0,
         }
     }
 }

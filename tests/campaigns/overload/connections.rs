@@ -130,29 +130,32 @@ async fn begin_to_read(run: &mut Run, calls: &mut u64) -> Frames {
 /// Messages whose last frame is never sent, ten times as much of them as there is room for: what is beyond it is refused, and messages
 /// that come whole are taken.
 pub(super) async fn begin_messages(run: &mut Run) -> u64 {
-    const CONNECTIONS: u64 = 32;
+    const CONNECTIONS: usize = 32;
     /// As many messages as a connection may send ahead.
     const CALLS: u64 = CONNECTION_WINDOW_BYTES / MESSAGE_BYTES_MAX - 1;
-    const { assert!(CONNECTIONS * CALLS * MESSAGE_BYTES_MAX > 10 * RECEIVING_BYTES_MAX) };
-    let length = u32::try_from(MESSAGE_BYTES_MAX).expect("a length").to_be_bytes();
-    let filler = vec![0; usize::try_from(MESSAGE_BYTES_MAX).expect("a length") - FRAME_BYTES_MAX];
+    const { assert!(CONNECTIONS as u64 * CALLS * MESSAGE_BYTES_MAX > 10 * RECEIVING_BYTES_MAX) };
     let mut held = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let mut frames = Frames::connect_with_room(run.address()).await;
-        for _ in 0..CALLS {
-            let stream = frames.call(["Save", "SaveBatch", "SaveStream"][run.random.usize(..3)]);
-            frames.frame(DATA, 0, stream, &[&[0][..], &length, &BEGUN_FIELD].concat());
-            filler.chunks(FRAME_BYTES_MAX).for_each(|piece| frames.frame(DATA, 0, stream, piece));
-        }
-        assert!(frames.send().await, "what is refused is refused call by call");
-        held.push(frames);
+    // Messages that come side by side may be refused side by side, and leave room.
+    while held.len() < CONNECTIONS || !is_mostly_taken(&run.used().await) {
+        held.push(begin_messages_of_one(run, CALLS).await);
     }
-    eventually("most of the room is taken", || async { is_mostly_taken(&run.used().await).then_some(()) }).await;
     run.served().await;
-    CONNECTIONS * CALLS
+    held.len() as u64 * CALLS
 }
 
-/// Messages that come side by side may be refused side by side, and leave some.
+async fn begin_messages_of_one(run: &mut Run, calls: u64) -> Frames {
+    let length = u32::try_from(MESSAGE_BYTES_MAX).expect("a length").to_be_bytes();
+    let filler = vec![0; usize::try_from(MESSAGE_BYTES_MAX).expect("a length") - FRAME_BYTES_MAX];
+    let mut frames = Frames::connect_with_room(run.address()).await;
+    for _ in 0..calls {
+        let stream = frames.call(["Save", "SaveBatch", "SaveStream"][run.random.usize(..3)]);
+        frames.frame(DATA, 0, stream, &[&[0][..], &length, &BEGUN_FIELD].concat());
+        filler.chunks(FRAME_BYTES_MAX).for_each(|piece| frames.frame(DATA, 0, stream, piece));
+    }
+    assert!(frames.send().await, "what is refused is refused call by call");
+    frames
+}
+
 fn is_mostly_taken(used: &[String]) -> bool {
     let line = used.iter().find(|line| line.contains("grpc.receiving_bytes_max"));
     let used = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
