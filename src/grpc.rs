@@ -5,8 +5,8 @@
 //! what it needs of them it asks through [`Control`]. A call that is cancelled or times out cancels nothing that the
 //! journal has taken. After a failure of the journal nothing is acknowledged (P8).
 //!
-//! In the order of a call: `accept` (connections) → `calls` (every call) → `receive` (messages as they arrive) → `save_service`, `stream`, `admin` (calls) → `validate` (checks) →
-//! `admission` (room) → [`Append`] (the journal).
+//! In the order of a call: `accept` (connections) → `calls` (every call) → `receive` (messages as they arrive) → `save_service`, `stream`,
+//! `admin` (calls) → `validate` (checks) → `admission` (room) → [`Append`] (the journal).
 
 use std::{sync::Arc, time::Duration};
 
