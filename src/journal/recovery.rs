@@ -1,9 +1,9 @@
 //! Opening a journal: look, judge, agree with the store, and only then write.
 //!
 //! The order matters. Nothing is modified before there is room for all of it and the audit has passed, that of the ledger too: a
-//! damaged journal stays as it was found, for `salvage` (room of the disk that was only reserved is given back). Then the new run's segment is written, with every group in it that nothing
-//! calls synced (after a failed sync the page cache lies, so reading them back proves nothing), and synced. Only then are older
-//! segments marked closed and void ones removed. A crash anywhere in between starts over.
+//! damaged journal stays as it was found, for `salvage` (room of the disk that was only reserved is given back). Then the new run's
+//! segment is written, with every group in it that nothing calls synced (after a failed sync the page cache lies, so reading them back
+//! proves nothing), and synced. Only then are older segments marked closed and void ones removed. A crash anywhere in between starts over.
 
 use std::{
     fs, io,

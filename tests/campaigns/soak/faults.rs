@@ -125,15 +125,18 @@ async fn call(mut client: SaveServiceClient<Channel>, what: u8, number: u64) {
         0 => loop {
             let call = SaveRequest { durability: Durability::Persisted.into(), ..request(save.clone()) };
             drop(client.save(call).await);
+            tokio::task::consume_budget().await;
         },
         1 => {
             // Ends with the caller: of a stream that goes on nobody tells the daemon that its answers are no longer wanted.
             let (tell, messages) = mpsc::channel(1);
             let _unread = client.save_stream(ReceiverStream::new(messages)).await;
-            for offset in 0.. {
-                let message = SaveStreamRequest { offset, saves: vec![save.clone()], ..SaveStreamRequest::default() };
-                drop(tell.send(message).await);
+            let mut message = SaveStreamRequest { saves: vec![save], ..SaveStreamRequest::default() };
+            // Until the daemon has ended the stream.
+            while tell.send(message.clone()).await.is_ok() {
+                message.offset += 1;
             }
+            std::future::pending().await
         }
         2 => {
             let _unread = client.watch_outcomes(WatchOutcomesRequest::default()).await;
