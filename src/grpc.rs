@@ -100,8 +100,8 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Their ratio matters. While a stream is held back, its frames wait unread, and h2 ends the whole connection
 /// (`too_many_data_frames`) when the sum of `256 - length` over the small ones exceeds half the connection's window. With
 /// 1:32, a stream of frames as short as 16 bytes fits: shorter than any save.
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 const FRAME_BYTES_MAX: u32 = 16 << 10;
 /// HTTP/2: resets that a client provokes (CVE-2025-8671) or sends early (CVE-2023-44487) before it is cut off.
 const LOCAL_ERROR_RESETS_MAX: usize = 256;

@@ -89,7 +89,7 @@ pub struct GrpcSettings {
     pub message_bytes_max: u64,
     /// Messages that are not whole yet, all together.
     pub receiving_bytes_max: u64,
-    /// Silence in the middle of a message.
+    /// Silence in the middle of a message, or before the one that a call takes.
     pub message_timeout: Duration,
     /// The JSON body of one save.
     pub body_bytes_max: u64,

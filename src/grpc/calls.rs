@@ -108,7 +108,9 @@ where
         if let Err(refusal) = check_headers(request.headers(), header_bytes) {
             return Box::pin(ready(Ok(refusal.into_http())));
         }
-        let answered = self.services.call(request.map(|body| Body::new(Received::new(body, Arc::clone(rules)))));
+        let (head, body) = request.into_parts();
+        let body = Body::new(Received::new(head.uri.path(), body, Arc::clone(rules)));
+        let answered = self.services.call(Request::from_parts(head, body));
         Box::pin(async move { Ok(answered.await?.map(|body| Answer { body, _counted: counted })) })
     }
 }

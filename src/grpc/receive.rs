@@ -3,8 +3,11 @@
 //!
 //! A message is read for what every one has: the prefix of gRPC (a flag and the length), and the tags of the outermost fields. An empty
 //! save takes two bytes of it and a hundred once it is decoded, so there may be no more fields than saves are let through.
+//!
+//! A call that takes one message has it as soon as it is whole, whether or not the client ends its side: what follows is not read.
 
 use std::{
+    collections::HashSet,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,12 +16,15 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::Frame;
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 
 use super::errors;
 use crate::{
     limits::{Limit, Limits},
+    proto,
     settings::GrpcSettings,
 };
 
@@ -29,6 +35,8 @@ pub(super) struct Rules {
     receiving_bytes: Arc<Limit>,
     batch_saves: Arc<Limit>,
     timeout: Duration,
+    /// Paths of the methods that take any number of messages in one call.
+    streaming: HashSet<String>,
 }
 
 impl Rules {
@@ -41,6 +49,7 @@ impl Rules {
             receiving_bytes: Arc::clone(&limits.receiving_bytes),
             batch_saves: Arc::clone(&limits.batch_saves),
             timeout: settings.message_timeout,
+            streaming: streaming_methods(),
         })
     }
 
@@ -63,6 +72,21 @@ impl Rules {
     }
 }
 
+/// Of all services that are served.
+fn streaming_methods() -> HashSet<String> {
+    let reflection = [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
+    let sets = [&[proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET][..], &reflection].concat();
+    let files = sets.into_iter().flat_map(|set| FileDescriptorSet::decode(set).expect("the descriptors are whole").file);
+    let paths = files.flat_map(|file| {
+        let package = file.package().to_owned();
+        file.service.into_iter().flat_map(move |service| {
+            let path = format!("/{package}.{}/", service.name());
+            service.method.into_iter().filter(|method| method.client_streaming()).map(move |method| path.clone() + method.name())
+        })
+    });
+    paths.collect()
+}
+
 /// The body of a request.
 pub(super) struct Received {
     body: Body,
@@ -77,19 +101,28 @@ pub(super) struct Received {
 }
 
 impl Received {
-    pub(super) fn new(body: Body, rules: Arc<Rules>) -> Self {
-        Self { body, rules, scanner: Scanner::default(), held: 0, silence: None, refusal: None }
+    /// `path` is that of the call.
+    pub(super) fn new(path: &str, body: Body, rules: Arc<Rules>) -> Self {
+        let scanner = Scanner { streaming: rules.streaming.contains(path), ..Scanner::default() };
+        Self { body, rules, scanner, held: 0, silence: None, refusal: None }
     }
 
-    /// Cuts off what is refused, from the message's beginning on.
+    /// Cuts off what is refused, from the message's beginning on, and what is not read.
     fn take(&mut self, mut bytes: Bytes) -> Bytes {
-        let mut first = 0;
-        let scanned = self.scanner.scan(&bytes, &self.rules, &mut first);
-        if let Err(refusal) = scanned.and_then(|()| self.hold(self.scanner.unfinished())) {
-            bytes.truncate(first);
-            self.refusal = Some(Box::new(refusal));
-        }
+        let (kept, scanned) = self.scanner.scan(&bytes, &self.rules);
+        self.refusal = scanned.err().map(Box::new);
+        bytes.truncate(kept);
         bytes
+    }
+
+    /// What has come so far is not all: a message that came at once is never held.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        let unfinished = self.scanner.unfinished();
+        if let Err(refusal) = self.hold(unfinished) {
+            return Poll::Ready(refusal);
+        }
+        // Between the messages of a stream.
+        if unfinished == 0 && self.scanner.streaming { Poll::Pending } else { self.keeps_still(cx) }
     }
 
     fn hold(&mut self, bytes: u64) -> Result<(), Status> {
@@ -106,8 +139,11 @@ impl Received {
         let timeout = self.rules.timeout;
         let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(timeout)));
         silence.as_mut().poll(cx).map(|()| {
-            let came = self.scanner.unfinished();
-            errors::deadline(&format!("{came} bytes of a message came and nothing after them for grpc.message_timeout = {timeout:?}"))
+            let came = match self.scanner.at {
+                At::Prefix(0) => "no message came".to_owned(),
+                _ => format!("{} bytes of a message came and nothing after them", self.scanner.unfinished()),
+            };
+            errors::deadline(&format!("{came} for grpc.message_timeout = {timeout:?}"))
         })
     }
 }
@@ -127,6 +163,9 @@ impl hyper::body::Body for Received {
         if let Some(refusal) = this.refusal.take() {
             return Poll::Ready(Some(Err(*refusal)));
         }
+        if let At::End = this.scanner.at {
+            return Poll::Ready(None);
+        }
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.silence = None;
@@ -135,19 +174,21 @@ impl hyper::body::Body for Received {
                     Err(trailers) => trailers,
                 })))
             }
-            Poll::Pending if this.scanner.unfinished() > 0 => this.keeps_still(cx).map(|stalled| Some(Err(stalled))),
+            Poll::Pending => this.wait(cx).map(|refusal| Some(Err(refusal))),
             other => other,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.refusal.is_none() && self.body.is_end_stream()
+        self.refusal.is_none() && (matches!(self.scanner.at, At::End) || self.body.is_end_stream())
     }
 }
 
 /// Where in the messages of a call the next byte stands.
 #[derive(Debug, Default)]
 struct Scanner {
+    /// Whether there may be more than one message.
+    streaming: bool,
     at: At,
     /// Of the message.
     length: u32,
@@ -168,6 +209,8 @@ enum At {
     Number,
     /// So many bytes that don't matter.
     Skip(u64),
+    /// Behind the one message of a call.
+    End,
 }
 
 impl Default for At {
@@ -183,41 +226,53 @@ impl Scanner {
     fn unfinished(&self) -> u64 {
         match self.at {
             At::Prefix(read) => read.into(),
+            At::End => 0,
             _ => u64::from(Self::PREFIX_BYTES) + u64::from(self.length - self.left),
         }
     }
 
-    /// `first` is where the message began that is refused, or that is not whole: 0 if it began before these bytes.
-    fn scan(&mut self, bytes: &[u8], rules: &Rules, first: &mut usize) -> Result<(), Status> {
-        let mut next = 0;
-        while let Some(&byte) = bytes.get(next) {
-            if let At::Prefix(read) = self.at {
-                if read == 0 {
-                    *first = next;
-                }
-                next += 1;
-                self.prefix(read, byte, rules)?;
-                continue;
+    /// How many of the bytes are to be kept (those before a message that is refused, and those that are read), and the refusal.
+    fn scan(&mut self, bytes: &[u8], rules: &Rules) -> (usize, Result<(), Status>) {
+        let (mut first, mut next) = (0, 0);
+        while next < bytes.len() && !matches!(self.at, At::End) {
+            if let At::Prefix(0) = self.at {
+                first = next;
             }
-            let taken = match self.at {
-                At::Skip(skip) => {
-                    let here = u64::try_from(bytes.len() - next).unwrap_or(u64::MAX).min(self.left.into());
-                    let taken = skip.min(here);
-                    self.at = if taken == skip { At::TAG } else { At::Skip(skip - taken) };
-                    u32::try_from(taken).expect("no more than is left")
-                }
-                _ => {
-                    self.field(byte, rules)?;
-                    1
-                }
-            };
-            next += taken as usize;
-            self.left -= taken;
-            if self.left == 0 {
-                self.at = At::Prefix(0);
+            match self.step(&bytes[next..], rules) {
+                Ok(taken) => next += taken,
+                Err(refusal) => return (first, Err(refusal)),
             }
         }
-        Ok(())
+        (next, Ok(()))
+    }
+
+    /// Takes at least one of the bytes; how many.
+    fn step(&mut self, bytes: &[u8], rules: &Rules) -> Result<usize, Status> {
+        let taken = match self.at {
+            At::Prefix(read) => {
+                self.prefix(read, bytes[0], rules)?;
+                return Ok(1);
+            }
+            At::Skip(skip) => {
+                let here = u64::try_from(bytes.len()).unwrap_or(u64::MAX).min(self.left.into());
+                let taken = skip.min(here);
+                self.at = if taken == skip { At::TAG } else { At::Skip(skip - taken) };
+                u32::try_from(taken).expect("no more than is left")
+            }
+            _ => {
+                self.field(bytes[0], rules)?;
+                1
+            }
+        };
+        self.left -= taken;
+        if self.left == 0 {
+            self.at = self.behind_a_message();
+        }
+        Ok(taken as usize)
+    }
+
+    fn behind_a_message(&self) -> At {
+        if self.streaming { At::Prefix(0) } else { At::End }
     }
 
     fn prefix(&mut self, read: u8, byte: u8, rules: &Rules) -> Result<(), Status> {
@@ -227,7 +282,7 @@ impl Scanner {
         if read + 1 == Self::PREFIX_BYTES {
             rules.check_length(self.length)?;
             (self.left, self.fields) = (self.length, 0);
-            self.at = if self.length == 0 { At::Prefix(0) } else { At::TAG };
+            self.at = if self.length == 0 { self.behind_a_message() } else { At::TAG };
         }
         Ok(())
     }
@@ -309,6 +364,12 @@ mod tests {
         [&[0][..], &u32::try_from(message.len()).expect("a message").to_be_bytes(), message].concat()
     }
 
+    impl Scanner {
+        fn of_a_stream() -> Self {
+            Self { streaming: true, ..Self::default() }
+        }
+    }
+
     fn drawn_batch(random: &mut fastrand::Rng) -> (u64, Vec<u8>) {
         let saves = random.u64(..20);
         let mut batch = SaveBatchRequest::default();
@@ -331,16 +392,16 @@ mod tests {
             let bytes: Vec<u8> = drawn.iter().flat_map(|(_, message)| prefixed(message)).collect();
             let ends: Vec<usize> =
                 drawn.iter().scan(0, |end, (_, message)| Some(std::mem::replace(end, *end + 5 + message.len()))).collect();
-            let (mut scanner, mut at) = (Scanner::default(), 0);
+            let (mut scanner, mut at) = (Scanner::of_a_stream(), 0);
             while at < bytes.len() {
                 let piece = &bytes[at..bytes.len().min(at + random.usize(1..400))];
-                let mut first = 0;
-                scanner.scan(piece, &rules, &mut first).expect("all of it is within the limits");
+                let (kept, scanned) = scanner.scan(piece, &rules);
+                scanned.expect("all of it is within the limits");
+                assert_eq!(kept, piece.len());
                 at += piece.len();
                 let begun = *ends.iter().rfind(|&&end| end < at).expect("the first begins at 0");
                 let whole = at == bytes.len() || ends.contains(&at);
                 assert_eq!(scanner.unfinished(), if whole { 0 } else { (at - begun) as u64 }, "seed {seed}, at {at}");
-                assert_eq!(first, begun.saturating_sub(at - piece.len()), "seed {seed}, at {at}");
             }
             assert_eq!(scanner.fields, drawn.last().expect("there is one").0, "seed {seed}");
         }
@@ -356,11 +417,26 @@ mod tests {
             [(&too_long, 5, "has 1001 bytes, more than grpc.message_bytes_max = 1000"), (&empty_saves, 154, "grpc.batch_saves_max = 10")]
         {
             let bytes = [&whole[..], &whole, &bad[..told_at]].concat();
-            let (mut scanner, mut first) = (Scanner::default(), 0);
-            let refusal = scanner.scan(&bytes, &rules, &mut first).expect_err("refused");
+            let (kept, scanned) = Scanner::of_a_stream().scan(&bytes, &rules);
+            let refusal = scanned.expect_err("refused");
             assert!(refusal.message().contains(says), "{refusal:?}");
-            assert_eq!(first, 2 * whole.len());
-            Scanner::default().scan(&bytes[..bytes.len() - 1], &rules, &mut first).expect("nothing is known before");
+            assert_eq!(kept, 2 * whole.len());
+            Scanner::of_a_stream().scan(&bytes[..bytes.len() - 1], &rules).1.expect("nothing is known before");
+        }
+    }
+
+    #[test]
+    fn a_call_takes_one_message_unless_it_is_a_stream() {
+        let rules = rules(1_000, 10);
+        let streaming: HashSet<&str> = rules.streaming.iter().map(String::as_str).collect();
+        let reflection = ["v1", "v1alpha"].map(|version| format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"));
+        assert_eq!(streaming, HashSet::from(["/forebay.v1.SaveService/SaveStream", &reflection[0], &reflection[1]]));
+        for message in [prefixed(b""), prefixed(&[0; 100])] {
+            let mut scanner = Scanner::default();
+            let (kept, scanned) = scanner.scan(&message.repeat(2), &rules);
+            scanned.expect("one is taken");
+            assert_eq!(kept, message.len(), "the other one is not read");
+            assert_eq!(scanner.unfinished(), 0);
         }
     }
 
@@ -371,8 +447,8 @@ mod tests {
         let longer_than_the_message = [1 << 3 | 2, 0xff, 0xff, 0x7f, 1];
         let unknown_type = [1 << 3 | 7, 1, 1];
         for bad in [&endless_number[..], &longer_than_the_message, &unknown_type] {
-            let (mut scanner, mut first) = (Scanner::default(), 0);
-            scanner.scan(&[prefixed(bad), prefixed(b"")].concat(), &rules, &mut first).expect("nothing is said");
+            let mut scanner = Scanner::of_a_stream();
+            scanner.scan(&[prefixed(bad), prefixed(b"")].concat(), &rules).1.expect("nothing is said");
             assert_eq!(scanner.unfinished(), 0);
         }
     }

@@ -37,7 +37,7 @@ const CALLS_PER_CONNECTION_MAX: usize = 64;
 const MESSAGE_BYTES_MAX: u64 = 256 * KIB;
 const RECEIVING_BYTES_MAX: u64 = 24 * MIB;
 /// What HTTP/2 lets a client send ahead on one connection: the most that it makes the daemon hold before anybody reads it.
-const CONNECTION_WINDOW_BYTES: u64 = 8 * MIB;
+const CONNECTION_WINDOW_BYTES: u64 = 2 * MIB;
 /// Connections from which frames and messages come at once.
 const ATTACKERS: usize = 4;
 
@@ -100,7 +100,7 @@ impl Kind {
             Self::TenTimesCapacity => 16 * MIB,
             Self::IdleConnections | Self::NoFileDescriptors => CONNECTIONS_MAX as u64 * connections::IDLE_BYTES_MAX,
             Self::SlowReadersAndWriters => connections::SLOW_BYTES_MAX,
-            // A sixth of what is sent: what HTTP/2 has taken of the newest connections and nobody has read comes on top.
+            // An eighth of what is sent: what HTTP/2 has taken of the newest connections and nobody has read comes on top.
             Self::UnfinishedMessages => RECEIVING_BYTES_MAX + 2 * CONNECTION_WINDOW_BYTES,
             Self::RapidResets | Self::ProvokedResets | Self::EmptyData | Self::Continuations | Self::HugeHeaders | Self::ControlFrames => {
                 ATTACKERS as u64 * CONNECTION_WINDOW_BYTES

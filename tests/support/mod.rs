@@ -23,6 +23,7 @@ pub(crate) mod audited;
 pub(crate) mod command;
 mod database;
 pub(crate) mod disk;
+pub(crate) mod http2;
 pub(crate) mod lanes;
 pub(crate) mod load;
 pub(crate) mod pooler;

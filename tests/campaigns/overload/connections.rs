@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use forebay::proto::ListCollectionsRequest;
+use futures_util::future::join_all;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Mutex};
 
-use crate::support::{eventually, try_client};
+use crate::support::{
+    eventually,
+    http2::{Call, Connection},
+    try_client,
+};
 
 use super::{
-    CALLS_PER_CONNECTION_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, KIB, MESSAGE_BYTES_MAX, RECEIVING_BYTES_MAX,
+    CALLS_PER_CONNECTION_MAX, CONNECTIONS_MAX, KIB, MESSAGE_BYTES_MAX, RECEIVING_BYTES_MAX,
     frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, head},
-    http2::FRAME_BYTES_MAX,
     run::{HONEST_CONNECTIONS, Run},
 };
 
@@ -131,29 +136,33 @@ async fn begin_to_read(run: &mut Run, calls: &mut u64) -> Frames {
 /// that come whole are taken.
 pub(super) async fn begin_messages(run: &mut Run) -> u64 {
     const CONNECTIONS: usize = 32;
-    /// As many messages as a connection may send ahead.
-    const CALLS: u64 = CONNECTION_WINDOW_BYTES / MESSAGE_BYTES_MAX - 1;
-    const { assert!(CONNECTIONS as u64 * CALLS * MESSAGE_BYTES_MAX > 10 * RECEIVING_BYTES_MAX) };
+    const CALLS: usize = 31;
+    const { assert!((CONNECTIONS * CALLS) as u64 * (MESSAGE_BYTES_MAX - UNSENT_BYTES) > 9 * RECEIVING_BYTES_MAX) };
     let mut held = Vec::new();
     // Messages that come side by side may be refused side by side, and leave room.
     while held.len() < CONNECTIONS || !is_mostly_taken(&run.used().await) {
         held.push(begin_messages_of_one(run, CALLS).await);
     }
     run.served().await;
-    held.len() as u64 * CALLS
+    (held.len() * CALLS) as u64
 }
 
-async fn begin_messages_of_one(run: &mut Run, calls: u64) -> Frames {
+/// What is never sent of a message.
+const UNSENT_BYTES: u64 = 16 << 10;
+
+async fn begin_messages_of_one(run: &mut Run, calls: usize) -> (Connection, Vec<Call>) {
     let length = u32::try_from(MESSAGE_BYTES_MAX).expect("a length").to_be_bytes();
-    let filler = vec![0; usize::try_from(MESSAGE_BYTES_MAX).expect("a length") - FRAME_BYTES_MAX];
-    let mut frames = Frames::connect_with_room(run.address()).await;
-    for _ in 0..calls {
-        let stream = frames.call(["Save", "SaveBatch", "SaveStream"][run.random.usize(..3)]);
-        frames.frame(DATA, 0, stream, &[&[0][..], &length, &BEGUN_FIELD].concat());
-        filler.chunks(FRAME_BYTES_MAX).for_each(|piece| frames.frame(DATA, 0, stream, piece));
-    }
-    assert!(frames.send().await, "what is refused is refused call by call");
-    frames
+    let filler = vec![0; usize::try_from(MESSAGE_BYTES_MAX - UNSENT_BYTES).expect("a length") - BEGUN_FIELD.len()];
+    let begun = Bytes::from([&[0][..], &length, &BEGUN_FIELD, &filler].concat());
+    let connection = Connection::open(run.address()).await;
+    let methods: Vec<_> = (0..calls).map(|_| ["Save", "SaveBatch", "SaveStream"][run.random.usize(..3)]).collect();
+    let calls = methods.into_iter().map(async |method| {
+        let mut call = connection.call(method).await;
+        call.send_all(begun.clone()).await;
+        call
+    });
+    let calls = join_all(calls).await;
+    (connection, calls)
 }
 
 fn is_mostly_taken(used: &[String]) -> bool {

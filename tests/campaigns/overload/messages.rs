@@ -8,14 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::{net::TcpStream, time::timeout};
-use tonic::{
-    Code,
-    codegen::http::{HeaderMap, Request},
-};
+use tokio::time::timeout;
+use tonic::Code;
 
 use crate::support::{
     HANG,
+    http2::Connection,
     saves::{batch, request, set_text},
 };
 
@@ -140,34 +138,7 @@ pub(super) async fn send(address: SocketAddr, messages: Vec<Message>) -> u64 {
 }
 
 async fn answer(address: SocketAddr, message: &Message) -> Code {
-    let stream = TcpStream::connect(address).await.expect("the daemon listens");
-    let (client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
-    let connection = tokio::spawn(connection);
-    let uri = format!("http://test/forebay.v1.SaveService/{}", message.method);
-    let mut call = Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
-    if let Some(encoding) = message.encoding {
-        call = call.header("grpc-encoding", encoding);
-    }
-    let mut client = client.ready().await.expect("there is room for a call");
-    let (answer, mut body) = client.send_request(call.body(()).expect("a request"), false).expect("it is sent");
-    // Refused before it is all there, it is not taken to the end.
-    let _ = body.send_data(message.bytes.clone(), true);
-    let answer = answer.await.expect("the call is answered");
-    let code = match code(answer.headers()) {
-        Some(code) => code,
-        None => trailing_code(answer.into_body()).await,
-    };
-    connection.abort();
-    code
-}
-
-async fn trailing_code(mut body: h2::RecvStream) -> Code {
-    while let Some(data) = body.data().await {
-        data.expect("the call is answered");
-    }
-    body.trailers().await.expect("the call is answered").as_ref().and_then(code).expect("a status")
-}
-
-fn code(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+    let encoding = message.encoding.map(|encoding| ("grpc-encoding", encoding));
+    let connection = Connection::open(address).await;
+    connection.call_with(message.method, encoding).await.end(message.bytes.clone()).await.code()
 }

@@ -151,7 +151,7 @@ impl Run {
     /// The overload is over: everything is as it was, by itself.
     pub(super) async fn end(&mut self, struck: u64) {
         let peak = self.memory("VmHWM:");
-        let most = self.quiet.memory + HONEST_BYTES_MAX + self.kind.memory_max();
+        let most = self.quiet.memory + HONEST_BYTES_MAX + self.kind.memory_max() + self.kind.kept_max();
         assert!(peak <= most, "{} KiB of memory, where the limits allow {} KiB", peak / KIB, most / KIB);
         self.rest().await;
         eventually("files are closed", || async { (self.files() <= self.quiet.files + OTHER_FILES).then_some(()) }).await;
