@@ -90,9 +90,10 @@ struct Sound {
 }
 
 impl Sound {
-    /// A journal of two lives with a Postgres that went away at once, so that it holds everything.
+    /// A journal of two lives with a Postgres that took nothing, and went away: it holds everything, and knows of no position.
     async fn make(home: &Home, in_order: bool, random: &mut Rng) -> Self {
         let (mut database, journal) = (Database::alone(SCHEMA).await, home.journal());
+        database.execute("alter database postgres set default_transaction_read_only = on").await;
         let setup = setup(&journal, &database);
         let log = Arc::new(ClientLog::create(&home.0.join("client-log")));
         let shape = Shape { batch_max: 20, filler: 20..6_000, poison_every: u64::MAX };
