@@ -95,7 +95,8 @@ pub struct Handles {
 /// end at once, so this is for clients that don't read their answers.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
-/// HTTP/2: what a client may send ahead on one stream, and on one connection.
+/// HTTP/2: what a client may send ahead on one stream, and on one connection. What nobody has read of it counts towards no limit but the
+/// number of connections; on a link of 10 ms, a stream carries 6 MiB a second, and a connection 200.
 ///
 /// Their ratio matters. While a stream is held back, its frames wait unread, and h2 ends the whole connection
 /// (`too_many_data_frames`) when the sum of `256 - length` over the small ones exceeds half the connection's window. With
