@@ -113,8 +113,8 @@ impl Kind {
     /// What the allocator keeps of it, beside what it keeps of everything.
     const fn kept_max(self) -> u64 {
         match self {
-            // Buffers of a message come and go ten times as many as are held, and leave holes: after a hundred rounds it keeps some 20 MiB
-            // more than after the first, while what is alive stays the same.
+            // Ten times as many buffers come and go as are held, and leave holes: after hundreds of rounds it keeps 30 MiB more than after
+            // the first, while what is alive stays the same.
             Self::UnfinishedMessages => 2 * RECEIVING_BYTES_MAX,
             // Of a message on each of two cores.
             Self::DeepAndWideMessages => 2 * messages::DECODED_BYTES_MAX,
