@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{streams::Talk, *};
 use crate::support::{
@@ -102,5 +103,36 @@ async fn a_call_is_answered_once_its_message_is_whole() {
     assert_eq!(begin(&connection, two).await.status().await.code(), Code::Ok);
     lanes::flush(&daemon, &[]).await.expect("flushed");
     assert_eq!(database.number("select count(*) from players").await, 2, "a second message in one call is not read");
+    daemon.stop().await;
+}
+
+/// What a client may send ahead, as the daemon says it at the beginning of a connection (RFC 9113, sections 6.5.2 and 6.9.2).
+#[tokio::test(flavor = "multi_thread")]
+async fn little_may_be_sent_ahead() {
+    const SETTINGS: u8 = 4;
+    const WINDOW_UPDATE: u8 = 8;
+    const INITIAL_WINDOW_SIZE: u32 = 4;
+    let (database, journal) = (Database::with(SCHEMA).await, directory());
+    let daemon = Setup::new(journal.path(), &database.url()).start().await;
+    let mut stream = TcpStream::connect(daemon.grpc().await).await.expect("the daemon listens");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it takes the preface");
+    let (mut of_a_call, mut of_the_connection) = (None, None);
+    while of_a_call.is_none() || of_the_connection.is_none() {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("a frame");
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).await.expect("all of it");
+        let number = |bytes: &[u8]| bytes.iter().fold(0_u32, |number, &byte| number << 8 | u32::from(byte));
+        match head[3] {
+            SETTINGS => {
+                let set = payload.chunks_exact(6).find(|setting| number(&setting[..2]) == INITIAL_WINDOW_SIZE);
+                of_a_call = of_a_call.or(set.map(|setting| number(&setting[2..])));
+            }
+            WINDOW_UPDATE => of_the_connection = Some(65_535 + number(&payload)),
+            _ => {}
+        }
+    }
+    assert_eq!((of_a_call, of_the_connection), (Some(64 << 10), Some(2 << 20)));
+    drop(stream);
     daemon.stop().await;
 }
